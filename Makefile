@@ -1,0 +1,69 @@
+# make demo: install, build, and watch a model decode with its own temperature and top-p.
+# make test: install, build, run the tests.  make help: the rest.
+
+PYTHON ?= python3
+# Exactly this torch instead of a CPU build: make demo TORCH='torch==2.13.0'
+TORCH ?=
+PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
+CXX_SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: help build demo test test-fast check-format check-layers check-package check-cuda check-native \
+        check clean
+
+help:
+	@echo "make demo           install, build, run the demo (writes autodeco-demo/demo.html)"
+	@echo "make test           install, build, run all tests"
+	@echo "make test-fast      the tests that take less than three seconds each"
+	@echo "make check          every slower gate: format, layers, native tests, package, CUDA"
+	@echo "make build          install and build only"
+	@echo "make clean          remove what was built, and .venv"
+
+# --- environment: one stamp per step, so that a second run is quick --------------------------------
+.venv/torch.stamp: tools/install_torch.py
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	$(PIP) install --upgrade pip
+	.venv/bin/python tools/install_torch.py $(if $(TORCH),'$(TORCH)')
+	touch $@
+
+.venv/tools.stamp: .venv/torch.stamp pyproject.toml tools/requirements.py
+	$(PIP) install $$(.venv/bin/python tools/requirements.py dev demo)
+	touch $@
+
+.venv/build.stamp: .venv/tools.stamp setup.py CMakeLists.txt $(CXX_SOURCES)
+	$(PIP) install --no-build-isolation --no-deps --editable .
+	.venv/bin/autodeco info
+	touch $@
+
+build: .venv/build.stamp
+
+demo: .venv/build.stamp
+	.venv/bin/autodeco demo
+
+test: .venv/build.stamp
+	.venv/bin/python -m pytest
+
+test-fast: .venv/build.stamp
+	.venv/bin/python -m pytest -m "not slow"
+
+# --- slower gates ----------------------------------------------------------------------------------
+check: check-format check-layers check-native check-package check-cuda
+
+check-format: .venv/tools.stamp
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/clang-format --dry-run --Werror $(CXX_SOURCES)
+
+check-layers:
+	$(PYTHON) tools/check_layers.py
+
+check-native: .venv/tools.stamp
+	tools/check_native.sh
+
+check-package: .venv/build.stamp
+	tools/check_package.sh
+
+check-cuda: .venv/build.stamp
+	tools/check_cuda.sh
+
+clean:
+	rm -rf .venv build autodeco_ext/_C*.so *.egg-info

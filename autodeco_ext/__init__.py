@@ -1,0 +1,56 @@
+"""autodeco_ext: fused sampling with per-row parameters, and heads that predict them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from autodeco_ext import reference
+from autodeco_ext._load import build_info, cpu_isa, set_cpu_isa, supported_cpu_isas
+from autodeco_ext._version import __version__
+from autodeco_ext.ops import SampleOutput, distribution_stats, filter_logits, sample
+
+if TYPE_CHECKING:
+    from autodeco_ext.generation import (
+        AutoDecoLogitsProcessor,
+        DecodingTrace,
+        SamplingLogitsProcessor,
+    )
+    from autodeco_ext.models import AutoDecoConfig, AutoDecoHeads, AutoDecoModelForCausalLM
+
+# These need transformers, whose import takes seconds: they are loaded when first used.
+_LAZY = {
+    "AutoDecoConfig": "autodeco_ext.models",
+    "AutoDecoHeads": "autodeco_ext.models",
+    "AutoDecoModelForCausalLM": "autodeco_ext.models",
+    "AutoDecoLogitsProcessor": "autodeco_ext.generation",
+    "DecodingTrace": "autodeco_ext.generation",
+    "SamplingLogitsProcessor": "autodeco_ext.generation",
+}
+
+__all__ = [
+    "AutoDecoConfig",
+    "AutoDecoHeads",
+    "AutoDecoLogitsProcessor",
+    "AutoDecoModelForCausalLM",
+    "DecodingTrace",
+    "SampleOutput",
+    "SamplingLogitsProcessor",
+    "__version__",
+    "build_info",
+    "cpu_isa",
+    "distribution_stats",
+    "filter_logits",
+    "reference",
+    "sample",
+    "set_cpu_isa",
+    "supported_cpu_isas",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

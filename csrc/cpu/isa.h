@@ -1,0 +1,37 @@
+// Which instruction set the CPU kernels use: chosen once at load time, forced by AUTODECO_CPU_ISA.
+#pragma once
+
+#include <cstdint>
+
+namespace autodeco {
+struct SampleArguments;
+struct FilterLogitsArguments;
+struct DistributionStatsArguments;
+}  // namespace autodeco
+
+namespace autodeco::cpu {
+
+enum class Isa { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
+constexpr int kNumIsas = 3;
+
+// The kernels compiled for one instruction set. Each works on the rows [begin, end).
+struct KernelTable {
+  void (*sample)(const SampleArguments& arguments, int64_t begin, int64_t end);
+  void (*filter_logits)(const FilterLogitsArguments& arguments, int64_t begin, int64_t end);
+  void (*distribution_stats)(const DistributionStatsArguments& arguments, int64_t begin, int64_t end);
+};
+
+const char* isa_name(Isa isa);
+
+// Compiled into this build, and runnable on this processor and operating system.
+bool isa_is_built(Isa isa);
+bool isa_is_supported(Isa isa);
+
+Isa active_isa();
+
+// False, and no change, if the instruction set is not built or not supported.
+bool set_active_isa(Isa isa);
+
+const KernelTable& active_kernels();
+
+}  // namespace autodeco::cpu

@@ -1,0 +1,24 @@
+// Compiled once per instruction set: CMakeLists.txt sets AUTODECO_ISA (the namespace) and the flags.
+//
+// Everything the kernels use has internal linkage, so that no function compiled here with wider
+// instructions can replace one of the baseline at link time. No STL containers, no torch.
+#if !defined(AUTODECO_ISA)
+#error "AUTODECO_ISA must name the instruction set; see CMakeLists.txt"
+#endif
+
+#include "distribution_stats_impl.h"
+#include "filter_logits_impl.h"
+#include "isa.h"
+#include "sample_impl.h"
+
+namespace autodeco::cpu::AUTODECO_ISA {
+
+const KernelTable& kernels();  // declared where isa.cpp does
+
+const KernelTable& kernels() {
+  static constexpr KernelTable table = {&sample_rows, &filter_logits_rows,
+                                        &distribution_stats_rows};
+  return table;
+}
+
+}  // namespace autodeco::cpu::AUTODECO_ISA

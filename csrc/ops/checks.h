@@ -1,0 +1,108 @@
+// Checks and conversions that every op shares: tensors in, contract structs out.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "autodeco/dtype.h"
+#include "autodeco/filters.h"
+#include "autodeco/row_layout.h"
+#include "autodeco/row_parameter.h"
+#include "autodeco/row_status.h"
+
+namespace autodeco::ops {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// One sentence: «autodeco_ext.sample: logits must have at least one dimension, got 0».
+// autodeco_ext/_arguments.py turns it into a ValueError.
+template <typename... Parts>
+[[noreturn]] void fail(const char* op, const Parts&... parts) {
+  std::ostringstream message;
+  message << "autodeco_ext." << op << ": ";
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
+
+inline std::string shape_text(const std::vector<int64_t>& shape) {
+  std::ostringstream text;
+  text << '[';
+  for (size_t i = 0; i < shape.size(); ++i) text << (i > 0 ? ", " : "") << shape[i];
+  text << ']';
+  return text.str();
+}
+
+inline std::vector<int64_t> shape_of(const Tensor& tensor) {
+  const auto sizes = tensor.sizes();
+  return {sizes.begin(), sizes.end()};
+}
+
+DType logits_dtype(const char* op, const Tensor& logits);
+
+// Merges dimensions that one stride can walk. `name` is the argument the message speaks of.
+RowLayout row_layout(const char* op, const char* name, const Tensor& tensor);
+
+// Sums of 2^20 masses of 44 bits fill 64 bits: more columns are refused.
+void require_countable_vocab(const char* op, const RowLayout& layout);
+
+// Shape of one value per row: logits.shape[:-1].
+std::vector<int64_t> row_shape(const Tensor& logits);
+
+// A contiguous tensor of one value per row (or of one value: the same for every row), or a scalar.
+template <typename T>
+RowParameter<T> row_parameter(const char* op, const char* name,
+                              const std::optional<Tensor>& per_row, T value, const Tensor& logits,
+                              int64_t num_rows) {
+  constexpr ScalarType kExpected =
+      std::is_same_v<T, float> ? ScalarType::Float : ScalarType::Long;
+  RowParameter<T> parameter;
+  parameter.value = value;
+  if (!per_row.has_value()) return parameter;
+  const Tensor& tensor = *per_row;
+  if (tensor.scalar_type() != kExpected) {
+    fail(op, name, " must be ", std::is_same_v<T, float> ? "float32" : "int64", " here");
+  }
+  if (tensor.device() != logits.device()) {
+    fail(op, name, " must be on the device of logits");
+  }
+  if (tensor.numel() != num_rows || !tensor.is_contiguous()) {
+    fail(op, name, " must be contiguous with one value per row (", num_rows, "), got shape ",
+         shape_text(shape_of(tensor)));
+  }
+  parameter.per_row = tensor.const_data_ptr<T>();
+  return parameter;
+}
+
+FilterParameters filter_parameters(const char* op, const Tensor& logits, int64_t num_rows,
+                                   const std::optional<Tensor>& temperature,
+                                   double temperature_value, const std::optional<Tensor>& top_p,
+                                   double top_p_value, const std::optional<Tensor>& top_k,
+                                   int64_t top_k_value, const std::optional<Tensor>& min_p,
+                                   double min_p_value, const std::optional<Tensor>& valid_vocab,
+                                   int64_t valid_vocab_value);
+
+// Fails naming the first row that is not valid, and why.
+void require_valid_rows(const char* op, const std::vector<RowStatus>& status,
+                        const FilterParameters& filters);
+
+// Calls kernel(begin, end) over the rows on torch's own threads.
+template <typename Kernel>
+void for_rows(const RowLayout& layout, const Kernel& kernel) {
+  if (layout.num_rows == 0) return;
+  // Splitting pays from some ten thousand logits a thread.
+  constexpr int64_t kMinElementsPerThread = 16384;
+  const int64_t grain = kMinElementsPerThread / layout.vocab + 1;
+  torch::stable::parallel_for(0, layout.num_rows, grain, kernel);
+}
+
+}  // namespace autodeco::ops

@@ -1,0 +1,25 @@
+// The schema of every op. A parameter that may be a scalar or one value per row is a pair: the
+// tensor wins when it is given.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(autodeco_ext, library) {
+  library.def(
+      "sample(Tensor logits, Tensor? temperature, float temperature_value, Tensor? top_p, "
+      "float top_p_value, Tensor? top_k, int top_k_value, Tensor? min_p, float min_p_value, "
+      "Tensor? valid_vocab, int valid_vocab_value, Tensor? seed, int seed_value, Tensor? offset, "
+      "int offset_value, int? num_samples, bool check) -> Tensor");
+  library.def(
+      "sample_with_info(Tensor logits, Tensor? temperature, float temperature_value, "
+      "Tensor? top_p, float top_p_value, Tensor? top_k, int top_k_value, Tensor? min_p, "
+      "float min_p_value, Tensor? valid_vocab, int valid_vocab_value, Tensor? seed, "
+      "int seed_value, Tensor? offset, int offset_value, int? num_samples, bool check) -> "
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  library.def(
+      "filter_logits_out(Tensor logits, Tensor? temperature, float temperature_value, "
+      "Tensor? top_p, float top_p_value, Tensor? top_k, int top_k_value, Tensor? min_p, "
+      "float min_p_value, Tensor? valid_vocab, int valid_vocab_value, float filter_value, "
+      "Tensor(a!) out) -> ()");
+  library.def(
+      "distribution_stats(Tensor logits, Tensor? temperature, float temperature_value) -> "
+      "Tensor");
+}

@@ -1,0 +1,160 @@
+// Native tests of the torch-free half: random numbers, order keys, and the CPU kernels on buffers
+// with no spare byte on either side, so that AddressSanitizer sees every stray access.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "autodeco/distribution_stats.h"
+#include "autodeco/filter_logits.h"
+#include "autodeco/order.h"
+#include "autodeco/philox.h"
+#include "autodeco/sample.h"
+#include "isa.h"
+
+namespace {
+
+using namespace autodeco;
+
+int failures = 0;
+
+void expect(bool condition, const char* what) {
+  if (condition) return;
+  std::printf("FAILED: %s\n", what);
+  ++failures;
+}
+
+// Known answers published with the Random123 library.
+void philox_matches_published_vectors() {
+  const PhiloxBlock zero = philox4x32_10({{0, 0, 0, 0}}, 0, 0);
+  expect(zero.word[0] == 0x6627e8d5u && zero.word[1] == 0xe169c58du &&
+             zero.word[2] == 0xbc57ac4cu && zero.word[3] == 0x9b00dbd8u,
+         "philox of zeros");
+  const uint32_t f = 0xffffffffu;
+  const PhiloxBlock ones = philox4x32_10({{f, f, f, f}}, f, f);
+  expect(ones.word[0] == 0x408f276du && ones.word[1] == 0x41c83b0eu &&
+             ones.word[2] == 0xa20bc7c6u && ones.word[3] == 0x6d5451fdu,
+         "philox of ones");
+}
+
+void order_keys_order_like_floats() {
+  const float infinity = std::numeric_limits<float>::infinity();
+  const float ascending[] = {-infinity, -3e38f, -1.0f, -1e-45f, 0.0f, 1e-45f, 1.0f, 3e38f};
+  for (size_t i = 1; i < std::size(ascending); ++i) {
+    expect(order_key(ascending[i - 1]) < order_key(ascending[i]), "order keys ascend");
+    expect(logit_of_key(order_key(ascending[i])) == ascending[i], "keys have an inverse");
+  }
+  expect(order_key(-0.0f) == order_key(0.0f), "-0.0 is +0.0");
+}
+
+std::vector<int64_t> sorted_order(const std::vector<float>& row) {
+  std::vector<int64_t> order(row.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return row[a] > row[b]; });
+  return order;
+}
+
+// Length of the kept prefix from a full sort in double; top_p cuts within 2e-6 may go either way.
+bool kept_length_is_right(const std::vector<float>& row, float temperature, float top_p,
+                          int64_t top_k, int64_t kept) {
+  const std::vector<int64_t> order = sorted_order(row);
+  const int64_t columns = static_cast<int64_t>(row.size());
+  const int64_t limit = top_k > 0 ? std::min(top_k, columns) : columns;
+  std::vector<double> cumulative(static_cast<size_t>(limit));
+  double sum = 0.0;
+  for (int64_t i = 0; i < limit; ++i) {
+    sum += std::exp((static_cast<double>(row[order[i]]) - row[order[0]]) / temperature);
+    cumulative[i] = sum;
+  }
+  if (kept < 1 || kept > limit) return false;
+  if (top_p >= 1.0f) return kept == limit;
+  const bool enough = cumulative[kept - 1] / sum >= top_p - 2e-6;
+  const bool shortest = kept == 1 || cumulative[kept - 2] / sum < top_p + 2e-6;
+  return enough && shortest;
+}
+
+void kernels_agree_with_a_sort() {
+  std::mt19937_64 random(1);
+  std::normal_distribution<float> normal;
+  const cpu::KernelTable& kernels = cpu::active_kernels();
+  for (int trial = 0; trial < 3000; ++trial) {
+    const int64_t vocab = 1 + static_cast<int64_t>(random() % (trial % 10 == 0 ? 5000 : 70));
+    std::vector<float> row(static_cast<size_t>(vocab));
+    const bool tied = trial % 3 == 0;
+    for (float& logit : row) {
+      logit = 3.0f * normal(random);
+      if (tied) logit = std::round(logit);
+    }
+    SampleArguments arguments;
+    arguments.logits = row.data();
+    arguments.layout.num_rows = 1;
+    arguments.layout.vocab = vocab;
+    arguments.filters.temperature.value = 0.1f + static_cast<float>(random() % 20) * 0.1f;
+    arguments.filters.top_p.value = static_cast<float>(random() % 110) * 0.01f + 1e-3f;
+    arguments.filters.top_k.value = trial % 2 == 0 ? static_cast<int64_t>(random() % 40) : 0;
+    arguments.filters.valid_vocab.value = vocab;
+    arguments.seed.value = static_cast<int64_t>(random());
+    arguments.num_samples = 1 + trial % 100;
+    std::vector<int64_t> tokens(static_cast<size_t>(arguments.num_samples), -7);
+    std::vector<float> logprobs(tokens.size()), raw_logprobs(tokens.size());
+    std::vector<RowStatus> status(1, RowStatus::kNoFiniteLogit);
+    std::vector<int64_t> kept(1, -7);
+    std::vector<float> log_kept_mass(1);
+    arguments.tokens = tokens.data();
+    arguments.logprobs = logprobs.data();
+    arguments.raw_logprobs = raw_logprobs.data();
+    arguments.status = status.data();
+    arguments.kept = kept.data();
+    arguments.log_kept_mass = log_kept_mass.data();
+    kernels.sample(arguments, 0, 1);
+    expect(status[0] == RowStatus::kValid, "row is valid");
+    expect(kept_length_is_right(row, arguments.filters.temperature.value,
+                                arguments.filters.top_p.value, arguments.filters.top_k.value,
+                                kept[0]),
+           "length of the kept prefix");
+
+    const std::vector<int64_t> order = sorted_order(row);
+    std::vector<float> filtered(row.size(), -7.0f);
+    FilterLogitsArguments filter;
+    filter.logits = row.data();
+    filter.layout = filter.output_layout = arguments.layout;
+    filter.filters = arguments.filters;
+    filter.filter_value = -std::numeric_limits<float>::infinity();
+    filter.output = filtered.data();
+    filter.status = status.data();
+    kernels.filter_logits(filter, 0, 1);
+    for (int64_t rank = 0; rank < vocab; ++rank) {
+      expect(std::isfinite(filtered[order[rank]]) == (rank < kept[0]), "kept set is a prefix");
+    }
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      expect(tokens[i] >= 0 && tokens[i] < vocab && std::isfinite(filtered[tokens[i]]),
+             "token is kept");
+      expect(std::isfinite(logprobs[i]) && std::isfinite(raw_logprobs[i]), "logprobs are finite");
+    }
+
+    std::vector<float> stats(kNumStats, -7.0f);
+    DistributionStatsArguments stats_arguments;
+    stats_arguments.logits = row.data();
+    stats_arguments.layout = arguments.layout;
+    stats_arguments.temperature = arguments.filters.temperature;
+    stats_arguments.output = stats.data();
+    stats_arguments.status = status.data();
+    kernels.distribution_stats(stats_arguments, 0, 1);
+    expect(stats[0] > 0.0f && stats[0] <= 1.0f && stats[3] >= stats[0], "stats are in range");
+  }
+}
+
+}  // namespace
+
+int main() {
+  philox_matches_published_vectors();
+  order_keys_order_like_floats();
+  kernels_agree_with_a_sort();
+  std::printf("%s\n", failures == 0 ? "native tests: all passed" : "native tests: FAILED");
+  return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -1,0 +1,83 @@
+"""Finds the torch to build against and starts CMake. All build logic is in CMakeLists.txt."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+OLDEST_TORCH = (2, 10)
+
+
+def find_torch() -> Path:
+    """The folder of the installed torch: also under build isolation, where it is not on sys.path."""
+    places = [*sys.path, *(sysconfig.get_path(name) for name in ("purelib", "platlib"))]
+    for place in places:
+        candidate = Path(place or ".") / "torch"
+        if (candidate / "version.py").is_file() and (candidate / "include").is_dir():
+            return candidate
+    raise SystemExit(
+        "autodeco_ext: no torch found to build against; type `pip install 'torch>=2.10'` first, "
+        "and if it is installed, `pip install --no-build-isolation .`"
+    )
+
+
+def torch_versions(torch_dir: Path) -> tuple[str, str]:
+    """(torch version, CUDA version or '') read from torch/version.py without importing torch."""
+    text = (torch_dir / "version.py").read_text()
+    version = re.search(r"^__version__ = '([^']+)'", text, re.MULTILINE)
+    cuda = re.search(r"^cuda(?:: [^=]+)? = '([^']+)'", text, re.MULTILINE)
+    if version is None:
+        raise SystemExit(f"autodeco_ext: {torch_dir / 'version.py'} states no torch version")
+    if tuple(int(part) for part in version[1].split(".")[:2]) < OLDEST_TORCH:
+        raise SystemExit(f"autodeco_ext: torch must be 2.10 or newer, got {version[1]}")
+    return version[1], cuda[1] if cuda else ""
+
+
+class CMakeBuild(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        import pybind11
+
+        torch_dir = find_torch()
+        torch_version, torch_cuda = torch_versions(torch_dir)
+        destination = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        # One folder per Python and torch, so that two environments do not share object files.
+        build_dir = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-torch-{torch_version}"
+        definitions = {
+            "CMAKE_BUILD_TYPE": "Release",
+            "CMAKE_INSTALL_PREFIX": destination,
+            "Python_EXECUTABLE": sys.executable,
+            "pybind11_DIR": pybind11.get_cmake_dir(),
+            "AUTODECO_VERSION": self.distribution.get_version(),
+            "AUTODECO_TORCH_DIR": torch_dir.resolve(),
+            "AUTODECO_TORCH_VERSION": torch_version,
+            "AUTODECO_TORCH_CUDA": torch_cuda,
+            "AUTODECO_CUDA": os.environ.get("AUTODECO_CUDA", "auto"),
+        }
+        if "AUTODECO_CUDA_ARCHS" in os.environ:
+            definitions["AUTODECO_CUDA_ARCHS"] = os.environ["AUTODECO_CUDA_ARCHS"]
+        configure = ["cmake", "-S", ROOT, "-B", build_dir, "-G", "Ninja", "--fresh"]
+        configure += [f"-D{name}={value}" for name, value in definitions.items()]
+        # Without build isolation, cmake and ninja are next to the interpreter, perhaps not on PATH.
+        path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+        build = ["cmake", "--build", build_dir]
+        for command in (configure, build, ["cmake", "--install", build_dir]):
+            arguments = [str(part) for part in command]
+            subprocess.run(arguments, check=True, env={**os.environ, "PATH": path})
+
+
+# Without torch nothing can be built: say so before pip resolves and downloads dependencies.
+if "sdist" not in sys.argv:
+    torch_versions(find_torch())
+
+setup(
+    ext_modules=[Extension("autodeco_ext._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)
