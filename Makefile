@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # Exactly this torch instead of a CPU build: make demo TORCH='torch==2.13.0'
 TORCH ?=
+# A second package index, such as the one with torch's CPU wheels
+export PIP_EXTRA_INDEX_URL
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 CXX_SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
@@ -20,19 +22,23 @@ help:
 
 # --- environment: one stamp per step, so that a second run is quick --------------------------------
 .venv/torch.stamp: tools/install_torch.py
-	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	$(PIP) install --upgrade pip
-	.venv/bin/python tools/install_torch.py $(if $(TORCH),'$(TORCH)')
-	touch $@
+	@echo "creating .venv and installing torch (a minute or two)"
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@$(PIP) install --upgrade pip
+	@.venv/bin/python tools/install_torch.py $(if $(TORCH),'$(TORCH)')
+	@touch $@
 
 .venv/tools.stamp: .venv/torch.stamp pyproject.toml tools/requirements.py
-	$(PIP) install $$(.venv/bin/python tools/requirements.py dev demo)
-	touch $@
+	@echo "installing the other packages (about a minute)"
+	@$(PIP) install $$(.venv/bin/python tools/requirements.py dev demo)
+	@touch $@
 
 .venv/build.stamp: .venv/tools.stamp setup.py CMakeLists.txt $(CXX_SOURCES)
-	$(PIP) install --no-build-isolation --no-deps --editable .
-	.venv/bin/autodeco info
-	touch $@
+	@echo "building the extension (about half a minute)"
+	@$(PIP) install --no-build-isolation --no-deps --editable . 2>build.log || { cat build.log; exit 1; }
+	@rm build.log
+	@.venv/bin/python -c "import autodeco_ext as a; print('built: CPU', a.cpu_isa(), '| CUDA half', a.build_info()['cuda_decision'])"
+	@touch $@
 
 build: .venv/build.stamp
 

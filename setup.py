@@ -17,7 +17,7 @@ OLDEST_TORCH = (2, 10)
 
 
 def find_torch() -> Path:
-    """The folder of the installed torch: also under build isolation, where it is not on sys.path."""
+    """The folder of the installed torch, also under build isolation (then not on sys.path)."""
     places = [*sys.path, *(sysconfig.get_path(name) for name in ("purelib", "platlib"))]
     for place in places:
         candidate = Path(place or ".") / "torch"

@@ -82,7 +82,8 @@ def per_row(
                 f"got {list(value.shape)}"
             )
         value = value.expand(rows)
-    return value.to(dtype).contiguous()
+    # No op has a gradient with respect to its parameters.
+    return value.detach().to(dtype).contiguous()
 
 
 def float_parameter(op: str, name: str, value: object, logits: torch.Tensor) -> Pair:
@@ -164,7 +165,9 @@ def seed_parameters(
 ) -> tuple[Any, ...]:
     """(seed, seed_value, offset, offset_value), following semantics.md, section 1.7."""
     if seed is not None and generator is not None:
-        raise ValueError(f"autodeco_ext.{op}: seed must be None when a generator is given, got both")
+        raise ValueError(
+            f"autodeco_ext.{op}: seed must be None when a generator is given, got both"
+        )
     offset_tensor, offset_value = integer_parameter(
         op, "offset", 0 if offset is None else offset, logits
     )

@@ -101,8 +101,8 @@ def sample(
         ValueError: a shape, device or value that does not fit, or an invalid row, named.
         TypeError: an argument of the wrong type.
 
-    Determinism: with seeds given, a row's token depends on that row alone, bit for bit, whatever the
-    batch and the number of threads. Instruction sets may differ by the rounding of a sum.
+    Determinism: with seeds given, a row's token depends on that row alone, bit for bit, whatever
+    the batch and the number of threads. Instruction sets may differ by the rounding of a sum.
 
     Example:
         >>> import torch, autodeco_ext
@@ -115,11 +115,11 @@ def sample(
     if num_samples is not None and integer("sample", "num_samples", num_samples) < 1:
         raise ValueError(f"autodeco_ext.sample: num_samples must be >= 1, got {num_samples}")
     arguments = (
-        logits,
+        logits.detach() if logits.requires_grad else logits,  # no output has a gradient
         *filter_parameters("sample", logits, temperature, top_p, top_k, min_p, valid_vocab),
         *seed_parameters("sample", logits, seed, offset, generator),
         num_samples,
-        check is None or check,
+        check is None or bool(check),
     )
     if return_info:
         return SampleOutput(*call(_ops.sample_with_info, *arguments))

@@ -1,7 +1,7 @@
-"""Installs torch into the environment that runs this script: never a CUDA build without being asked.
+"""Installs torch into the environment that runs it; never a CUDA build without being asked.
 
-    python tools/install_torch.py                      # a CPU build, or a sentence that says why not
-    python tools/install_torch.py 'torch==2.13.0'      # exactly this, CUDA packages and all
+    python tools/install_torch.py                  # a CPU build, or a sentence that says why not
+    python tools/install_torch.py 'torch==2.13.0'  # exactly this, CUDA packages and all
 
 On Linux the usual index serves torch with gigabytes of CUDA packages. This script asks pip what it
 would install and installs it only if no CUDA package is among it.
@@ -38,8 +38,8 @@ def cpu_requirement() -> str:
         if packages is not None and not any(map(is_cuda_package, packages)):
             return requirement
     raise SystemExit(
-        f"The package index offers no CPU build of torch {VERSION}. Either name one that has it (the "
-        f"address of the CPU wheels is on pytorch.org under «Get started»): `make ... "
+        f"The package index offers no CPU build of torch {VERSION}. Either name one that has it "
+        f"(pytorch.org, «Get started», gives the address of the CPU wheels): `make ... "
         f"PIP_EXTRA_INDEX_URL=ADDRESS`, or accept the CUDA packages: `make ... "
         f"TORCH='torch=={VERSION}'`."
     )

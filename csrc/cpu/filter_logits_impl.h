@@ -42,8 +42,8 @@ void filter_row(const FilterLogitsArguments& arguments, int64_t row_index,
 
 void filter_logits_rows(const FilterLogitsArguments& arguments, int64_t begin, int64_t end) {
   for (int64_t row_index = begin; row_index < end; ++row_index) {
-    const int64_t columns = existing_columns(arguments.layout.vocab,
-                                             arguments.filters.valid_vocab.at(row_index));
+    const int64_t columns =
+        existing_columns(arguments.layout.vocab, arguments.filters.valid_vocab.at(row_index));
     with_row(arguments.dtype, arguments.logits, arguments.layout.offset(row_index), columns,
              [&](const auto& row) { filter_row(arguments, row_index, row); });
   }

@@ -18,7 +18,8 @@ constexpr int kNumIsas = 3;
 struct KernelTable {
   void (*sample)(const SampleArguments& arguments, int64_t begin, int64_t end);
   void (*filter_logits)(const FilterLogitsArguments& arguments, int64_t begin, int64_t end);
-  void (*distribution_stats)(const DistributionStatsArguments& arguments, int64_t begin, int64_t end);
+  void (*distribution_stats)(const DistributionStatsArguments& arguments, int64_t begin,
+                             int64_t end);
 };
 
 const char* isa_name(Isa isa);

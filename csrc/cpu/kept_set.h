@@ -85,7 +85,8 @@ int64_t index_of_tie(const Row<Element>& row, uint32_t key, int64_t wanted) {
 enum class Measure { kCount, kMass };
 
 // The shortest prefix of the order whose count or mass reaches `target`, which must not exceed that
-// of the finite tokens. `first_digit` is the histogram of the first digit; `scratch` is overwritten.
+// of the finite tokens. `first_digit` is the histogram of the first digit; `scratch` is
+// overwritten.
 template <typename Element>
 KeptSet shortest_prefix(const Row<Element>& row, const Scaling& scaling,
                         const Histogram& first_digit, Measure measure, uint64_t target,
@@ -101,8 +102,8 @@ KeptSet shortest_prefix(const Row<Element>& row, const Scaling& scaling,
       fill_histogram(row, scaling, digit, leading, scratch);
       histogram = &scratch;
     }
-    const int digit_bits = digit == 0 ? 32 - kDigitShifts[0]
-                                      : kDigitShifts[digit - 1] - kDigitShifts[digit];
+    const int digit_bits =
+        digit == 0 ? 32 - kDigitShifts[0] : kDigitShifts[digit - 1] - kDigitShifts[digit];
     for (bin = (1 << digit_bits) - 1; bin > 0; --bin) {
       const uint64_t reached = measure == Measure::kCount ? count_above + histogram->count[bin]
                                                           : mass_above + histogram->mass[bin];
@@ -166,8 +167,8 @@ inline RowStatus filter_status(const FilterParameters& filters, int64_t row) {
 
 // The tokens that top_k, top_p and min_p leave, in that order. The row must be valid.
 template <typename Element>
-KeptSet find_kept_set(const Row<Element>& row, const RowScan& scan,
-                      const FilterParameters& filters, int64_t row_index) {
+KeptSet find_kept_set(const Row<Element>& row, const RowScan& scan, const FilterParameters& filters,
+                      int64_t row_index) {
   const float temperature = filters.temperature.at(row_index);
   const float top_p = filters.top_p.at(row_index);
   const float min_p = filters.min_p.at(row_index);
@@ -207,8 +208,7 @@ KeptSet find_kept_set(const Row<Element>& row, const RowScan& scan,
                              static_cast<uint64_t>(top_k), scratch);
     }
     if (top_p < 1.0f) {
-      const double wanted =
-          std::ceil(static_cast<double>(top_p) * static_cast<double>(kept.mass));
+      const double wanted = std::ceil(static_cast<double>(top_p) * static_cast<double>(kept.mass));
       uint64_t target = kept.mass;
       if (wanted < static_cast<double>(kept.mass)) target = static_cast<uint64_t>(wanted);
       kept = shortest_prefix(row, scaling, first_digit, Measure::kMass, target > 0 ? target : 1,

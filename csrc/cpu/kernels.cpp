@@ -1,4 +1,5 @@
-// Compiled once per instruction set: CMakeLists.txt sets AUTODECO_ISA (the namespace) and the flags.
+// Compiled once per instruction set: CMakeLists.txt sets AUTODECO_ISA (the namespace) and the
+// flags.
 //
 // Everything the kernels use has internal linkage, so that no function compiled here with wider
 // instructions can replace one of the baseline at link time. No STL containers, no torch.

@@ -66,7 +66,9 @@ inline float saturated(double logprob) {
 }
 
 // ln of a fixed-point mass, in units of the largest weight.
-inline double log_of_mass(uint64_t mass) { return std::log(static_cast<double>(mass) / kMassScale); }
+inline double log_of_mass(uint64_t mass) {
+  return std::log(static_cast<double>(mass) / kMassScale);
+}
 
 template <typename Element>
 void write_info(const SampleArguments& arguments, int64_t row_index, const Row<Element>& row,
@@ -120,8 +122,8 @@ void draw_tokens(const SampleArguments& arguments, int64_t row_index, const Row<
     const int64_t left = arguments.num_samples - begin;
     const int count = left < kDrawGroup ? static_cast<int>(left) : kDrawGroup;
     for (int i = 0; i < count; ++i) {
-      const uint64_t uniform53 = philox_uniform53(seed, offset, RandomStream::kSample,
-                                                  static_cast<uint32_t>(begin + i));
+      const uint64_t uniform53 =
+          philox_uniform53(seed, offset, RandomStream::kSample, static_cast<uint32_t>(begin + i));
       draws[i] = {scaled_uniform(uniform53, kept.mass), begin + i};
     }
     sort_by_threshold(draws, count);
@@ -150,8 +152,8 @@ void sample_row(const SampleArguments& arguments, int64_t row_index, const Row<E
 
 void sample_rows(const SampleArguments& arguments, int64_t begin, int64_t end) {
   for (int64_t row_index = begin; row_index < end; ++row_index) {
-    const int64_t columns = existing_columns(arguments.layout.vocab,
-                                             arguments.filters.valid_vocab.at(row_index));
+    const int64_t columns =
+        existing_columns(arguments.layout.vocab, arguments.filters.valid_vocab.at(row_index));
     with_row(arguments.dtype, arguments.logits, arguments.layout.offset(row_index), columns,
              [&](const auto& row) { sample_row(arguments, row_index, row); });
   }

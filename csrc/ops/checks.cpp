@@ -67,8 +67,8 @@ RowLayout row_layout(const char* op, const char* name, const Tensor& tensor) {
   const auto strides = tensor.strides();
   RowLayout layout;
   layout.vocab = sizes[dims - 1];
-  if (layout.vocab == 0) fail(op, name, " must have at least one column, got shape ",
-                              shape_text(shape_of(tensor)));
+  if (layout.vocab == 0)
+    fail(op, name, " must have at least one column, got shape ", shape_text(shape_of(tensor)));
   if (layout.vocab > 1 && strides[dims - 1] != 1) {
     fail(op, name, " must have a vocabulary stride of 1, got ", strides[dims - 1],
          " (call .contiguous() first)");
@@ -115,13 +115,11 @@ FilterParameters filter_parameters(const char* op, const Tensor& logits, int64_t
                                    double min_p_value, const std::optional<Tensor>& valid_vocab,
                                    int64_t valid_vocab_value) {
   FilterParameters filters;
-  filters.temperature = row_parameter(op, "temperature", temperature,
-                                      to_float32(temperature_value), logits, num_rows);
-  filters.top_p =
-      row_parameter(op, "top_p", top_p, to_float32(top_p_value), logits, num_rows);
+  filters.temperature = row_parameter(op, "temperature", temperature, to_float32(temperature_value),
+                                      logits, num_rows);
+  filters.top_p = row_parameter(op, "top_p", top_p, to_float32(top_p_value), logits, num_rows);
   filters.top_k = row_parameter(op, "top_k", top_k, top_k_value, logits, num_rows);
-  filters.min_p =
-      row_parameter(op, "min_p", min_p, to_float32(min_p_value), logits, num_rows);
+  filters.min_p = row_parameter(op, "min_p", min_p, to_float32(min_p_value), logits, num_rows);
   filters.valid_vocab =
       row_parameter(op, "valid_vocab", valid_vocab, valid_vocab_value, logits, num_rows);
   return filters;

@@ -63,8 +63,7 @@ template <typename T>
 RowParameter<T> row_parameter(const char* op, const char* name,
                               const std::optional<Tensor>& per_row, T value, const Tensor& logits,
                               int64_t num_rows) {
-  constexpr ScalarType kExpected =
-      std::is_same_v<T, float> ? ScalarType::Float : ScalarType::Long;
+  constexpr ScalarType kExpected = std::is_same_v<T, float> ? ScalarType::Float : ScalarType::Long;
   RowParameter<T> parameter;
   parameter.value = value;
   if (!per_row.has_value()) return parameter;

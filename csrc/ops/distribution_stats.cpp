@@ -26,9 +26,8 @@ Tensor distribution_stats(const Tensor& logits, const std::optional<Tensor>& tem
   arguments.status = status.data();
 
   const cpu::KernelTable& kernels = cpu::active_kernels();
-  for_rows(arguments.layout, [&](int64_t begin, int64_t end) {
-    kernels.distribution_stats(arguments, begin, end);
-  });
+  for_rows(arguments.layout,
+           [&](int64_t begin, int64_t end) { kernels.distribution_stats(arguments, begin, end); });
   FilterParameters filters;
   filters.temperature = arguments.temperature;
   require_valid_rows(kOp, status, filters);

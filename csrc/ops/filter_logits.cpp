@@ -29,16 +29,15 @@ void filter_logits_out(const Tensor& logits, const std::optional<Tensor>& temper
   arguments.logits = logits.const_data_ptr();
   arguments.output = out.mutable_data_ptr<float>();
   arguments.filter_value = static_cast<float>(filter_value);
-  arguments.filters = filter_parameters(kOp, logits, num_rows, temperature, temperature_value,
-                                        top_p, top_p_value, top_k, top_k_value, min_p, min_p_value,
-                                        valid_vocab, valid_vocab_value);
+  arguments.filters =
+      filter_parameters(kOp, logits, num_rows, temperature, temperature_value, top_p, top_p_value,
+                        top_k, top_k_value, min_p, min_p_value, valid_vocab, valid_vocab_value);
   std::vector<RowStatus> status(static_cast<size_t>(num_rows));
   arguments.status = status.data();
 
   const cpu::KernelTable& kernels = cpu::active_kernels();
-  for_rows(arguments.layout, [&](int64_t begin, int64_t end) {
-    kernels.filter_logits(arguments, begin, end);
-  });
+  for_rows(arguments.layout,
+           [&](int64_t begin, int64_t end) { kernels.filter_logits(arguments, begin, end); });
   require_valid_rows(kOp, status, arguments.filters);
 }
 

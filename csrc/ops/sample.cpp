@@ -32,9 +32,9 @@ std::conditional_t<kWithInfo, TokensAndInfo, Tensor> sample(
   require_countable_vocab(kOp, arguments.layout);
   const int64_t num_rows = arguments.layout.num_rows;
   arguments.logits = logits.const_data_ptr();
-  arguments.filters = filter_parameters(kOp, logits, num_rows, temperature, temperature_value,
-                                        top_p, top_p_value, top_k, top_k_value, min_p, min_p_value,
-                                        valid_vocab, valid_vocab_value);
+  arguments.filters =
+      filter_parameters(kOp, logits, num_rows, temperature, temperature_value, top_p, top_p_value,
+                        top_k, top_k_value, min_p, min_p_value, valid_vocab, valid_vocab_value);
   arguments.seed = row_parameter(kOp, "seed", seed, seed_value, logits, num_rows);
   arguments.offset = row_parameter(kOp, "offset", offset, offset_value, logits, num_rows);
   arguments.add_row_to_offset = !seed.has_value() && !offset.has_value();
@@ -53,9 +53,8 @@ std::conditional_t<kWithInfo, TokensAndInfo, Tensor> sample(
   arguments.status = status.data();
   const auto launch = [&]() {
     const cpu::KernelTable& kernels = cpu::active_kernels();
-    for_rows(arguments.layout, [&](int64_t begin, int64_t end) {
-      kernels.sample(arguments, begin, end);
-    });
+    for_rows(arguments.layout,
+             [&](int64_t begin, int64_t end) { kernels.sample(arguments, begin, end); });
     if (check) require_valid_rows(kOp, status, arguments.filters);
   };
 

@@ -16,9 +16,7 @@ namespace py = pybind11;
 namespace autodeco {
 namespace {
 
-std::vector<cpu::Isa> all_isas() {
-  return {cpu::Isa::kScalar, cpu::Isa::kAvx2, cpu::Isa::kAvx512};
-}
+std::vector<cpu::Isa> all_isas() { return {cpu::Isa::kScalar, cpu::Isa::kAvx2, cpu::Isa::kAvx512}; }
 
 py::dict build_info() {
   py::dict info;

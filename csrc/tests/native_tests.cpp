@@ -113,10 +113,10 @@ void kernels_agree_with_a_sort() {
     arguments.log_kept_mass = log_kept_mass.data();
     kernels.sample(arguments, 0, 1);
     expect(status[0] == RowStatus::kValid, "row is valid");
-    expect(kept_length_is_right(row, arguments.filters.temperature.value,
-                                arguments.filters.top_p.value, arguments.filters.top_k.value,
-                                kept[0]),
-           "length of the kept prefix");
+    expect(
+        kept_length_is_right(row, arguments.filters.temperature.value,
+                             arguments.filters.top_p.value, arguments.filters.top_k.value, kept[0]),
+        "length of the kept prefix");
 
     const std::vector<int64_t> order = sorted_order(row);
     std::vector<float> filtered(row.size(), -7.0f);

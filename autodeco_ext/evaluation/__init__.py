@@ -1,0 +1,1 @@
+"""Comparing decoding strategies on problems whose answers can be checked."""

@@ -1,0 +1,151 @@
+"""AutoDeco checkpoints on disk: finding, reading, checking and writing the head tensors.
+
+A checkpoint is a folder with config.json and one or more *.safetensors files of any name. Heads-only: they hold the
+head tensors and nothing else. Merged: they also hold every base tensor under the prefix `llm.`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+BASE_PREFIX = "llm."
+HEAD_PREFIXES = ("temp_head.", "top_p_head.")
+HEADS_FILE = "model.safetensors"
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class HeadTensors:
+    """The head tensors of a checkpoint as they are on disk, and the file each came from."""
+
+    folder: Path
+    tensors: dict[str, torch.Tensor]
+    files: dict[str, Path]
+    merged: bool
+
+    def check_shapes(self, expected: Mapping[str, torch.Size], reason: str) -> None:
+        """Raise ValueError unless the names and shapes are exactly the expected ones.
+
+        reason says where the expectation comes from, for the message.
+        """
+        for name, shape in expected.items():
+            if name not in self.tensors:
+                raise ValueError(
+                    f"{_OWNER}: tensor {name} must be present with shape {list(shape)} ({reason}),"
+                    f" got no such tensor in {self._where()}"
+                )
+        for name, tensor in self.tensors.items():
+            file = self.files[name]
+            if name not in expected:
+                raise ValueError(
+                    f"{_OWNER}: the head tensors must be {', '.join(expected)} ({reason}), got the"
+                    f" extra tensor {name} of shape {list(tensor.shape)} in {file}"
+                )
+            if tensor.shape != expected[name]:
+                raise ValueError(
+                    f"{_OWNER}: tensor {name} must have shape {list(expected[name])} ({reason}),"
+                    f" got {list(tensor.shape)} in {file}"
+                )
+
+    def _where(self) -> str:
+        files = sorted(set(self.files.values()))
+        return ", ".join(str(file) for file in files) if files else str(self.folder)
+
+
+_OWNER = "autodeco_ext.AutoDecoModelForCausalLM.from_pretrained"
+
+
+def find_checkpoint(name_or_path: str | os.PathLike, **hub_options: object) -> Path:
+    """Return the local folder of a checkpoint, fetching it from the Hugging Face hub if it is a repository name.
+
+    hub_options: cache_dir, force_download, local_files_only, revision, token.
+
+    Raises:
+        OSError: neither a folder nor a repository that can be reached.
+    """
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = ["*.json", "*.safetensors"]
+        return Path(snapshot_download(str(name_or_path), allow_patterns=patterns, **hub_options))
+    except Exception as error:
+        raise OSError(
+            f"{_OWNER}: the checkpoint must be a folder or a hub repository that can be reached,"
+            f" got {str(name_or_path)!r} ({type(error).__name__}: {error})"
+        ) from error
+
+
+def read_head_tensors(folder: Path) -> HeadTensors:
+    """Read the head tensors from every *.safetensors file of a folder.
+
+    An index file is not needed and not trusted: splitting and merging tools leave stale ones behind.
+
+    Raises:
+        ValueError: no or unreadable files, a tensor that belongs to neither heads nor base, a name that occurs
+            twice, or a head tensor that is not float32, bfloat16 or float16.
+    """
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise ValueError(f"{_OWNER}: the folder must hold a *.safetensors file, got {folder}")
+    tensors: dict[str, torch.Tensor] = {}
+    files: dict[str, Path] = {}
+    merged = False
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118  (a safe_open handle cannot be iterated)
+                    if name.startswith(BASE_PREFIX):
+                        merged = True
+                        continue
+                    if not name.startswith(HEAD_PREFIXES):
+                        raise ValueError(
+                            f"{_OWNER}: tensor names must start with temp_head., top_p_head. or (in"
+                            f" a merged checkpoint) llm., got {name} of shape"
+                            f" {file.get_slice(name).get_shape()} in {path}"
+                        )
+                    if name in files:
+                        raise ValueError(
+                            f"{_OWNER}: tensor {name} must occur once, got it in {files[name]} and"
+                            f" in {path}"
+                        )
+                    tensors[name], files[name] = file.get_tensor(name), path
+        except SafetensorError as error:
+            raise ValueError(f"{_OWNER}: {path} must be a safetensors file, got {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            raise ValueError(
+                f"{_OWNER}: tensor {name} must be float32, bfloat16 or float16, got {tensor.dtype}"
+                f" in {files[name]}"
+            )
+    return HeadTensors(folder, tensors, files, merged)
+
+
+def write_head_tensors(folder: Path, tensors: Mapping[str, torch.Tensor]) -> Path:
+    """Write a heads-only checkpoint's tensors; return the file.
+
+    Raises:
+        ValueError: the folder already holds other *.safetensors files, whose tensors would be read back with these.
+    """
+    target = folder / HEADS_FILE
+    others = [path.name for path in sorted(folder.glob("*.safetensors")) if path != target]
+    if others:
+        raise ValueError(
+            "autodeco_ext.AutoDecoModelForCausalLM.save_pretrained: the folder must hold no other"
+            f" *.safetensors files (they would be read as part of the checkpoint), got {others}"
+        )
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        target,
+        metadata={"format": "pt"},
+    )
+    return target

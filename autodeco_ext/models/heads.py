@@ -1,0 +1,170 @@
+"""AutoDecoHeads: two small MLPs that predict temperature and top_p from the last hidden state."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from autodeco_ext.models.configuration import AutoDecoConfig
+from autodeco_ext.ops import distribution_stats
+
+NUM_STATS = 4  # what distribution_stats returns
+
+
+class HeadOutput(NamedTuple):
+    """Predictions of the heads, float32, one per position."""
+
+    temperature: Tensor
+    top_p: Tensor
+
+
+@contextlib.contextmanager
+def _full_float32(device_type: str) -> Iterator[None]:
+    """No autocast, and no TF32 or bfloat16 inside float32 products.
+
+    A rounding of 1e-3 in T would show in every sampled token's probability. The precision is a
+    setting of the process, put back on leaving; under torch.compile, which cannot trace the change,
+    the process's own setting holds, and so it does for the products of the backward pass.
+    """
+    with contextlib.ExitStack() as stack:
+        if torch.amp.is_autocast_available(device_type):
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        if not torch.compiler.is_compiling() and torch.get_float32_matmul_precision() != "highest":
+            backends = torch.backends
+            matmul = backends.cuda.matmul if device_type == "cuda" else backends.mkldnn.matmul
+            stack.callback(setattr, matmul, "fp32_precision", matmul.fp32_precision)
+            matmul.fp32_precision = "ieee"
+        yield
+
+
+class _Head(nn.Module):
+    """W2 relu(W1 x + b1) + b2, one number per row."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(input_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, 1)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.mlp(features).squeeze(-1)
+
+
+class AutoDecoHeads(nn.Module):
+    """Predicts the temperature and top_p of each position from its hidden state and logits.
+
+    T = 2 sigmoid(mlp_T(h)) and P = sigmoid(mlp_P(x)), with mlp(x) = W2 relu(W1 x + b1) + b2 and
+    x = [h, T, max q, entropy, variance, top 5] of q = softmax(l / (T + 1e-8)), or [h, T] without
+    enhanced features. T is detached where it enters x, and the logits are constants.
+
+    Parameters are named and shaped as in released checkpoints: {temp_head,top_p_head}.mlp.{0,2}.
+    {weight,bias}. A new module has torch's default initialisation of nn.Linear, as the released
+    code has: small random outputs, so T is near 1 and P near 0.5 until it is trained. That is not
+    neutral: P = 0.5 cuts half of the mass.
+
+    Everything is computed in float32, also under autocast and with TF32 on, and parameters stay
+    float32: `heads.to(torch.bfloat16)`, or of a model that contains them, moves nothing but the
+    device.
+
+    Args:
+        config: widths and which heads there are. A head that is off predicts 1 everywhere.
+
+    Example:
+        >>> import torch
+        >>> heads = AutoDecoHeads(AutoDecoConfig(hidden_size=64))
+        >>> temperature, top_p = heads(torch.zeros(2, 3, 64), torch.zeros(2, 3, 1000))
+        >>> temperature.shape, top_p.dtype
+        (torch.Size([2, 3]), torch.float32)
+    """
+
+    def __init__(self, config: AutoDecoConfig) -> None:
+        super().__init__()
+        if not isinstance(config, AutoDecoConfig):
+            raise TypeError(
+                "autodeco_ext.AutoDecoHeads: config must be an AutoDecoConfig, "
+                f"got {type(config).__name__}"
+            )
+        self.hidden_size = config.hidden_size
+        self.use_enhanced_features = config.use_enhanced_features
+        extra = 1 + NUM_STATS if config.use_enhanced_features else 1
+        self.temp_head = (
+            _Head(config.hidden_size, config.temperature_hidden_size)
+            if config.enable_temperature_head
+            else None
+        )
+        self.top_p_head = (
+            _Head(config.hidden_size + extra, config.top_p_hidden_size)
+            if config.enable_top_p_head
+            else None
+        )
+
+    def forward(self, hidden_states: Tensor, logits: Tensor) -> HeadOutput:
+        """Temperature in [0, 2] and top_p in [0, 1] of every position.
+
+        Args:
+            hidden_states: [..., H], input of the LM head, any floating point dtype.
+            logits: [..., V], the base's unscaled logits, float32, bfloat16 or float16, vocabulary
+                stride 1. Read only by a top-p head with enhanced features.
+
+        Returns:
+            HeadOutput(temperature, top_p), float32 [...]. Gradients flow to the hidden states and
+            the weights.
+
+        Raises:
+            ValueError: a shape or device does not fit, or (CPU) a row has NaN or no finite logit.
+            TypeError: hidden_states or logits are not floating point tensors.
+        """
+        self._check(hidden_states, logits)
+        with _full_float32(hidden_states.device.type):
+            hidden_states = hidden_states.float()
+            ones = hidden_states.new_ones(hidden_states.shape[:-1])
+            temperature, top_p = ones, ones
+            if self.temp_head is not None:
+                temperature = 2 * self.temp_head(hidden_states).sigmoid()
+            if self.top_p_head is not None:
+                features = [hidden_states, temperature.detach().unsqueeze(-1)]
+                if self.use_enhanced_features:
+                    features.append(distribution_stats(logits.detach(), temperature.detach()))
+                top_p = self.top_p_head(torch.cat(features, dim=-1)).sigmoid()
+        return HeadOutput(temperature, top_p)
+
+    def _check(self, hidden_states: Tensor, logits: Tensor) -> None:
+        for name, value in (("hidden_states", hidden_states), ("logits", logits)):
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+                raise TypeError(
+                    f"autodeco_ext.AutoDecoHeads: {name} must be a floating point tensor, got {got}"
+                )
+        shape = list(hidden_states.shape)
+        if not shape or shape[-1] != self.hidden_size:
+            raise ValueError(
+                "autodeco_ext.AutoDecoHeads: hidden_states must have shape "
+                f"[..., {self.hidden_size}] (the heads' hidden_size), got {shape}"
+            )
+        if logits.dim() != len(shape) or list(logits.shape[:-1]) != shape[:-1]:
+            expected = ", ".join([*(str(size) for size in shape[:-1]), "vocab"])
+            raise ValueError(
+                f"autodeco_ext.AutoDecoHeads: logits must have shape [{expected}] to go with "
+                f"hidden_states, got {list(logits.shape)}"
+            )
+        weight = next(self.parameters(), None)
+        device = hidden_states.device if weight is None else weight.device
+        for name, value in (("hidden_states", hidden_states), ("logits", logits)):
+            if value.device != device:
+                raise ValueError(
+                    f"autodeco_ext.AutoDecoHeads: {name} must be on {device} like the heads, "
+                    f"got {value.device}"
+                )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        def keep_float32(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if moved.dtype == torch.float32:
+                return moved
+            return tensor.to(device=moved.device, dtype=torch.float32)
+
+        return super()._apply(keep_float32, recurse)

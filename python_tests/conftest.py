@@ -1,0 +1,30 @@
+"""One fixture chooses the instruction set, so that a test body never branches on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import autodeco_ext
+
+ALL_BACKENDS = ("scalar", "avx2", "avx512")
+
+
+@pytest.fixture(params=ALL_BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test once per instruction set; a skipped one says why."""
+    if request.param not in autodeco_ext.supported_cpu_isas():
+        pytest.skip(f"{request.param} is not built or not supported by this processor")
+    before = autodeco_ext.cpu_isa()
+    autodeco_ext.set_cpu_isa(request.param)
+    assert autodeco_ext.cpu_isa() == request.param
+    yield request.param
+    autodeco_ext.set_cpu_isa(before)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(
+        f"autodeco_ext backends run: {', '.join(autodeco_ext.supported_cpu_isas())}; "
+        f"CUDA half {autodeco_ext.build_info()['cuda_decision']}"
+    )

@@ -1,0 +1,237 @@
+"""Every kind of bad input to an op gets one sentence: op, argument, requirement, what arrived."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import autodeco_ext
+
+INF = float("inf")
+NAN = float("nan")
+LOGITS = torch.zeros(3, 4)
+
+
+def bad_row(value: float) -> torch.Tensor:
+    logits = torch.zeros(3, 4)
+    logits[1, 2] = value
+    return logits
+
+
+SAMPLE_CASES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
+    ("not a tensor", {"logits": [1.0]}, TypeError, "logits must be a torch.Tensor, got list"),
+    (
+        "no dimension",
+        {"logits": torch.tensor(1.0)},
+        ValueError,
+        "logits must have at least one dim",
+    ),
+    (
+        "no column",
+        {"logits": torch.zeros(2, 0)},
+        ValueError,
+        "at least one column, got shape [2, 0]",
+    ),
+    ("integers", {"logits": torch.zeros(2, 3, dtype=torch.int64)}, ValueError, "must be float32"),
+    ("float64", {"logits": torch.zeros(2, 3, dtype=torch.float64)}, ValueError, "must be float32"),
+    ("strided", {"logits": torch.zeros(4, 3).t()}, ValueError, "vocabulary stride of 1, got 3"),
+    (
+        "too wide",
+        {"logits": torch.zeros(1, 2**20 + 1)},
+        ValueError,
+        "must have at most 1048576 columns, got 1048577",
+    ),
+    (
+        "negative T",
+        {"temperature": -0.1},
+        ValueError,
+        "temperature must be finite and >= 0, got -0.1",
+    ),
+    ("nan T", {"temperature": NAN}, ValueError, "temperature must be a number, got nan"),
+    (
+        "infinite T",
+        {"temperature": INF},
+        ValueError,
+        "temperature must be finite and >= 0, got inf",
+    ),
+    ("overflowing T", {"temperature": 1e39}, ValueError, "temperature must be finite"),
+    (
+        "text T",
+        {"temperature": "1"},
+        TypeError,
+        "temperature must be a number or a tensor, got str",
+    ),
+    (
+        "bool T",
+        {"temperature": True},
+        TypeError,
+        "temperature must be a number or a tensor, got bool",
+    ),
+    (
+        "short T",
+        {"temperature": torch.ones(2)},
+        ValueError,
+        "temperature must have a shape that broadcasts to [3], got [2]",
+    ),
+    (
+        "deep T",
+        {"temperature": torch.ones(1, 3)},
+        ValueError,
+        "temperature must have a shape that broadcasts to [3], got [1, 3]",
+    ),
+    ("complex T", {"temperature": torch.ones(3, dtype=torch.complex64)}, TypeError, "real numbers"),
+    (
+        "negative T in a row",
+        {"temperature": torch.tensor([1.0, -1.0, 1.0])},
+        ValueError,
+        "temperature must be finite and >= 0, got -1 in row 1",
+    ),
+    (
+        "infinite T in a row",
+        {"temperature": torch.tensor([1.0, 1.0, INF])},
+        ValueError,
+        "temperature must be finite and >= 0, got inf in row 2",
+    ),
+    ("nan P", {"top_p": NAN}, ValueError, "top_p must be a number, got nan"),
+    ("nan P in a row", {"top_p": torch.tensor([NAN, 1.0, 1.0])}, ValueError, "got nan in row 0"),
+    ("negative k", {"top_k": -1}, ValueError, "top_k must be >= 0, got -1"),
+    (
+        "negative k in a row",
+        {"top_k": torch.tensor([1, -3, 1])},
+        ValueError,
+        "top_k must be >= 0, got -3 in row 1",
+    ),
+    ("fractional k", {"top_k": 2.5}, TypeError, "top_k must be an integer or a tensor, got float"),
+    ("float tensor k", {"top_k": torch.ones(3)}, TypeError, "top_k must be integers"),
+    ("nan min_p", {"min_p": NAN}, ValueError, "min_p must be a number, got nan"),
+    ("nan min_p in a row", {"min_p": torch.full((3,), NAN)}, ValueError, "min_p must be a number"),
+    ("valid_vocab 0", {"valid_vocab": 0}, ValueError, "valid_vocab must be >= 1, got 0"),
+    (
+        "valid_vocab 0 in a row",
+        {"valid_vocab": torch.tensor([4, 4, 0])},
+        ValueError,
+        "finite value among the valid columns, got none in row 2",
+    ),
+    ("nan logit", {"logits": bad_row(NAN)}, ValueError, "must not contain NaN, got NaN in row 1"),
+    ("+inf logit", {"logits": bad_row(INF)}, ValueError, "must be below +inf, got +inf in row 1"),
+    (
+        "nothing finite",
+        {"logits": torch.full((2, 5), -INF)},
+        ValueError,
+        "must have a finite value among the valid columns, got none in row 0",
+    ),
+]
+
+ONLY_SAMPLE = [
+    (
+        "seed and generator",
+        {"seed": 1, "generator": torch.Generator()},
+        ValueError,
+        "seed must be None when a generator is given, got both",
+    ),
+    (
+        "short seed",
+        {"seed": torch.tensor([1, 2])},
+        ValueError,
+        "seed must have a shape that broadcasts to [3], got [2]",
+    ),
+    ("float seed", {"seed": 1.5}, TypeError, "seed must be an integer or a tensor, got float"),
+    ("float offset", {"offset": torch.ones(3)}, TypeError, "offset must be integers"),
+    ("no samples", {"num_samples": 0}, ValueError, "num_samples must be >= 1, got 0"),
+    ("samples", {"num_samples": 1.0}, TypeError, "num_samples must be an integer"),
+]
+
+
+def expect(
+    op: Callable[..., Any], arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    pattern = f"^autodeco_ext.{op.__name__}: .*{re.escape(text)}"
+    with pytest.raises(error, match=pattern) as caught:
+        op(**{"logits": LOGITS, **arguments})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [pytest.param(*case[1:], id=case[0]) for case in SAMPLE_CASES + ONLY_SAMPLE],
+)
+def test_sample_refuses(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
+    expect(autodeco_ext.sample, arguments, error, text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        *(pytest.param(*case[1:], id=case[0]) for case in SAMPLE_CASES),
+        pytest.param(
+            {"out": torch.zeros(3, 5)}, ValueError, "out must have shape [3, 4], got [3, 5]"
+        ),
+        pytest.param({"out": torch.zeros(3, 4).half()}, ValueError, "out must be float32"),
+        pytest.param(
+            {"out": torch.zeros(4, 3).t()}, ValueError, "out must have a vocabulary stride"
+        ),
+        pytest.param({"out": 3}, TypeError, "out must be a torch.Tensor, got int"),
+        pytest.param({"filter_value": NAN}, ValueError, "filter_value must be a number, got nan"),
+        pytest.param(
+            {"logits": torch.zeros(2, 3, requires_grad=True)},
+            ValueError,
+            "logits must not require grad",
+        ),
+    ],
+)
+def test_filter_logits_refuses(
+    arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    expect(autodeco_ext.filter_logits, arguments, error, text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        *(
+            pytest.param(*case[1:], id=case[0])
+            for case in SAMPLE_CASES
+            if not {"top_p", "top_k", "min_p", "valid_vocab"} & case[1].keys()
+            and case[0] != "too wide"
+        ),
+        pytest.param(
+            {"logits": torch.zeros(2, 3, requires_grad=True)},
+            ValueError,
+            "logits must not require grad",
+        ),
+    ],
+)
+def test_distribution_stats_refuses(
+    arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    expect(autodeco_ext.distribution_stats, arguments, error, text)
+
+
+def test_without_check_invalid_rows_are_visible_and_harm_no_other(backend: str) -> None:
+    logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(1))
+    alone = autodeco_ext.sample(logits, 0.9, 0.9, seed=torch.arange(5), return_info=True)
+    logits[1, 3] = NAN
+    logits[3] = -INF
+    info = autodeco_ext.sample(
+        logits, 0.9, 0.9, seed=torch.arange(5), return_info=True, check=False, num_samples=2
+    )
+    assert info.valid.tolist() == [True, False, True, False, True]
+    assert info.tokens[1].tolist() == info.tokens[3].tolist() == [-1, -1]
+    assert info.kept.tolist()[1] == 0
+    assert info.logprobs[3].isnan().all()
+    assert torch.equal(info.tokens[::2, 0], alone.tokens[::2])
+
+
+def test_bad_values_beyond_valid_vocab_do_not_matter() -> None:
+    logits = torch.zeros(2, 6)
+    logits[:, 4:] = NAN
+    assert (autodeco_ext.sample(logits, seed=1, valid_vocab=4) < 4).all()
+
+
+def test_out_of_range_scalars_are_refused_for_zero_rows_too() -> None:
+    with pytest.raises(ValueError, match="temperature must be finite"):
+        autodeco_ext.sample(torch.zeros(0, 4), -1.0)

@@ -1,0 +1,80 @@
+"""What a build says of itself, how it is forced and how it fails, each in a fresh process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import autodeco_ext
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def test_build_info_names_what_was_built_and_why() -> None:
+    info = autodeco_ext.build_info()
+    assert info["version"] == autodeco_ext.__version__
+    assert info["cuda_decision"].startswith(("on: ", "off: "))
+    assert info["cuda_built"] == info["cuda_decision"].startswith("on: ")
+    assert "scalar" in info["cpu_isas_built"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", autodeco_ext.supported_cpu_isas())
+def test_the_environment_forces_an_instruction_set(isa: str) -> None:
+    result = run("import autodeco_ext as a; print(a.cpu_isa())", AUTODECO_CPU_ISA=isa)
+    assert result.stdout.strip() == isa
+
+
+@pytest.mark.slow
+def test_an_unknown_instruction_set_fails_the_import_with_a_sentence() -> None:
+    result = run("import autodeco_ext", AUTODECO_CPU_ISA="sse9")
+    assert result.returncode != 0
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: autodeco_ext: AUTODECO_CPU_ISA must be one of scalar")
+    assert last.endswith("got 'sse9'")
+
+
+def test_an_unknown_instruction_set_changes_nothing() -> None:
+    before = autodeco_ext.cpu_isa()
+    with pytest.raises(ValueError, match="name must be one of scalar"):
+        autodeco_ext.set_cpu_isa("sse9")
+    assert autodeco_ext.cpu_isa() == before
+
+
+@pytest.mark.slow
+def test_a_missing_extension_says_what_to_type() -> None:
+    # A build that cannot be loaded looks to Python like a module that is not there.
+    code = "import sys; sys.modules['autodeco_ext._C'] = None; import autodeco_ext"
+    last = run(code).stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: autodeco_ext: the compiled extension does not load")
+    assert "pip install --no-build-isolation" in last
+
+
+@pytest.mark.slow
+def test_an_old_torch_fails_the_import_with_a_sentence() -> None:
+    code = "import torch; torch.__version__ = '2.9.1'; import autodeco_ext"
+    last = run(code).stderr.strip().splitlines()[-1]
+    assert last == (
+        "ImportError: autodeco_ext: torch must be 2.10 or newer, got 2.9.1; upgrade torch"
+    )
+
+
+@pytest.mark.slow
+def test_importing_is_quick_and_does_not_import_transformers() -> None:
+    code = (
+        "import time, sys, torch; start = time.perf_counter(); import autodeco_ext;"
+        "print(time.perf_counter() - start, 'transformers' in sys.modules)"
+    )
+    seconds, transformers = run(code).stdout.split()
+    assert float(seconds) < 2
+    assert transformers == "False"

@@ -1,0 +1,102 @@
+"""The ops inside torch: opcheck, torch.compile, inference mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import autodeco_ext
+
+OPS = torch.ops.autodeco_ext
+CHECKS = (
+    "test_schema",
+    "test_autograd_registration",
+    "test_faketensor",
+    "test_aot_dispatch_static",
+)
+
+
+def logits(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(4, 37, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def filters(per_row: bool) -> tuple[Any, ...]:
+    if not per_row:
+        return (None, 0.9, None, 0.8, None, 20, None, 0.01, None, 37)
+    return (
+        torch.linspace(0.1, 2, 4),
+        0.0,
+        torch.linspace(0.3, 1, 4),
+        0.0,
+        torch.tensor([0, 5, 9, 37]),
+        0,
+        torch.full((4,), 0.01),
+        0.0,
+        torch.tensor([37, 30, 20, 37]),
+        0,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("per_row", [False, True])
+def test_opcheck(per_row: bool, dtype: torch.dtype) -> None:
+    keys = (torch.arange(4), 0, None, 3)
+    for num_samples in (None, 2):
+        arguments = (logits(dtype), *filters(per_row), *keys, num_samples, True)
+        torch.library.opcheck(OPS.sample, arguments, test_utils=CHECKS)
+        torch.library.opcheck(OPS.sample_with_info, arguments, test_utils=CHECKS)
+    out = torch.empty(4, 37)
+    torch.library.opcheck(
+        OPS.filter_logits_out,
+        (logits(dtype), *filters(per_row), -float("inf"), out),
+        test_utils=CHECKS,
+    )
+    temperature = torch.linspace(0.1, 2, 4) if per_row else None
+    torch.library.opcheck(
+        OPS.distribution_stats, (logits(dtype), temperature, 0.7), test_utils=CHECKS
+    )
+
+
+@pytest.mark.slow
+def test_a_full_graph_compile_equals_eager() -> None:
+    temperature, seed = torch.linspace(0.1, 2, 4), torch.arange(4)
+
+    def step(x: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        info = autodeco_ext.sample(
+            x * 2, t, 0.9, 20, 0.01, seed=s, offset=3, valid_vocab=30, return_info=True
+        )
+        tokens = autodeco_ext.sample(x, t, seed=7, num_samples=2)
+        filtered = autodeco_ext.filter_logits(x, t, 0.9)
+        return (*info, tokens, filtered + 1, autodeco_ext.distribution_stats(x, t))
+
+    compiled = torch.compile(step, fullgraph=True)
+    for expected, got in zip(
+        step(logits(), temperature, seed), compiled(logits(), temperature, seed), strict=True
+    ):
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_a_compiled_draw_without_a_seed_is_fresh_each_time() -> None:
+    compiled = torch.compile(lambda x: autodeco_ext.sample(x), fullgraph=True)
+    uniform = torch.zeros(4, 1000)
+    assert not torch.equal(compiled(uniform), compiled(uniform))
+
+
+@pytest.mark.slow
+def test_an_invalid_row_in_a_compiled_graph_raises_the_same_sentence() -> None:
+    compiled = torch.compile(lambda x: autodeco_ext.sample(x, seed=1) + 1, fullgraph=True)
+    with pytest.raises(RuntimeError, match=r"autodeco_ext.sample: logits must not contain NaN"):
+        compiled(torch.full((2, 5), float("nan")))
+
+
+def test_inference_mode_and_grad_mode_agree() -> None:
+    expected = autodeco_ext.sample(logits(), 0.8, 0.9, seed=1)
+    with torch.inference_mode():
+        assert torch.equal(autodeco_ext.sample(logits(), 0.8, 0.9, seed=1), expected)
+    tracked = logits().requires_grad_()
+    info = autodeco_ext.sample(tracked, 0.8, 0.9, seed=1, return_info=True)
+    assert torch.equal(info.tokens, expected)
+    assert not info.logprobs.requires_grad

@@ -1,0 +1,54 @@
+"""`distribution_stats` against the reference in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracle import ROW_KINDS, make_rows
+
+import autodeco_ext
+from autodeco_ext import reference
+
+
+def assert_stats_close(got: torch.Tensor, expected: torch.Tensor) -> None:
+    """1e-5 relative plus 1e-9 absolute; the entropy 1e-5 absolute."""
+    entropy = got[..., 1].double() - expected[..., 1]
+    assert entropy.abs().max() < 1e-5
+    for feature in (0, 2, 3):
+        torch.testing.assert_close(
+            got[..., feature].double(), expected[..., feature], rtol=1e-5, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("kind", ROW_KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_features_match_the_reference(backend: str, kind: str, dtype: torch.dtype) -> None:
+    for vocab in (2, 3, 17, 1000, 32003):
+        generator = torch.Generator().manual_seed(vocab)
+        logits = make_rows(kind, 12, vocab, dtype, generator)
+        temperature = 0.05 + 2 * torch.rand(12, generator=generator)
+        got = autodeco_ext.distribution_stats(logits, temperature)
+        assert_stats_close(got, reference.distribution_stats(logits, temperature))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-30, 1e-3, 1e3, 3e38])
+def test_extreme_temperatures_are_finite_and_right(backend: str, temperature: float) -> None:
+    logits = torch.tensor([[1.0, 2.0, 2.5, 0.0, -7.0, 2.5, 2.5]])
+    got = autodeco_ext.distribution_stats(logits, temperature)
+    assert_stats_close(got, reference.distribution_stats(logits, temperature))
+
+
+def test_a_vocabulary_of_one_is_certain() -> None:
+    got = autodeco_ext.distribution_stats(torch.tensor([[3.0]]), 1.0)
+    assert got[0].tolist() == pytest.approx([1.0, 0.0, 0.0, 1.0], abs=1e-7)
+
+
+def test_results_do_not_depend_on_batch_or_threads(backend: str) -> None:
+    logits = make_rows("gaussian", 33, 10_001, torch.float32, torch.Generator().manual_seed(2))
+    before = torch.get_num_threads()
+    whole = autodeco_ext.distribution_stats(logits, 0.7)
+    torch.set_num_threads(3)
+    threaded = autodeco_ext.distribution_stats(logits, 0.7)
+    torch.set_num_threads(before)
+    assert torch.equal(whole, threaded)
+    assert torch.equal(whole[9:10], autodeco_ext.distribution_stats(logits[9:10], 0.7))

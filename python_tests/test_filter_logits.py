@@ -1,0 +1,80 @@
+"""`filter_logits` against the reference and against Hugging Face's chain of warpers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracle import assert_close, make_rows
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+import autodeco_ext
+from autodeco_ext import reference
+
+INF = float("inf")
+
+
+def rows(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return make_rows("gaussian", 40, 777, dtype, torch.Generator().manual_seed(1))
+
+
+def test_equals_the_hugging_face_warper_chain(backend: str) -> None:
+    logits = rows()
+    chain = [
+        TemperatureLogitsWarper(0.7),
+        TopKLogitsWarper(200),
+        TopPLogitsWarper(0.92),
+        MinPLogitsWarper(0.003),
+    ]
+    expected = logits
+    for warper in chain:
+        expected = warper(None, expected)
+    got = autodeco_ext.filter_logits(logits, 0.7, 0.92, 200, 0.003)
+    assert torch.equal(got > -INF, expected > -INF)
+    assert_close(got, expected, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_kept_values_are_logits_over_temperature(backend: str, dtype: torch.dtype) -> None:
+    logits = rows(dtype)
+    temperature = torch.linspace(0.1, 3, 40)
+    got = autodeco_ext.filter_logits(logits, temperature, top_k=50, filter_value=-1e4)
+    expected = reference.filter_logits(logits, temperature, top_k=50, filter_value=-1e4)
+    assert_close(got, expected, dtype)
+    assert got.dtype == torch.float32
+
+
+def test_values_saturate_instead_of_overflowing() -> None:
+    logits = torch.tensor([[3e38, -3e38, 0.0]])
+    got = autodeco_ext.filter_logits(logits, 1e-3)
+    largest = torch.finfo(torch.float32).max
+    assert got[0, 0] == largest
+    assert autodeco_ext.filter_logits(logits, 3e38)[0].isfinite().all()
+
+
+def test_zero_temperature_leaves_the_largest_logit_as_it_is() -> None:
+    got = autodeco_ext.filter_logits(torch.tensor([[1.0, 7.5, 2.0]]), 0.0)
+    assert got.tolist() == [[-INF, 7.5, -INF]]
+
+
+def test_writes_into_out_and_only_there(backend: str) -> None:
+    logits = rows()
+    expected = autodeco_ext.filter_logits(logits, 0.8, 0.9)
+    fenced = torch.full((42, 800), 123.0)
+    out = fenced[1:41, 11:788]
+    assert autodeco_ext.filter_logits(logits, 0.8, 0.9, out=out) is out
+    assert torch.equal(out, expected)
+    fenced[1:41, 11:788] = 123.0
+    assert (fenced == 123.0).all()
+    in_place = logits.clone()
+    autodeco_ext.filter_logits(in_place, 0.8, 0.9, out=in_place)
+    assert torch.equal(in_place, expected)
+
+
+def test_columns_beyond_valid_vocab_get_the_filter_value() -> None:
+    got = autodeco_ext.filter_logits(torch.zeros(2, 6), valid_vocab=torch.tensor([2, 6]))
+    assert (got > -INF).sum(-1).tolist() == [2, 6]
