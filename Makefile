@@ -4,8 +4,6 @@
 PYTHON ?= python3
 # Exactly this torch instead of a CPU build: make demo TORCH='torch==2.13.0'
 TORCH ?=
-# A second package index, such as the one with torch's CPU wheels
-export PIP_EXTRA_INDEX_URL
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 CXX_SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 

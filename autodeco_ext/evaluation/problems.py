@@ -12,6 +12,7 @@ from pathlib import Path
 
 _NUMBER = r"-?\d[\d,]*\.?\d*|-?\.\d+"
 _STATED_ANSWER = re.compile(rf"answer is:?\s*\$?\s*({_NUMBER})", re.IGNORECASE)
+_RESULT = re.compile(rf"=\s*\$?\s*({_NUMBER})")
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,15 @@ class Example:
 DEFAULT_EXAMPLES = (
     Example(
         "Tom has 7 caps and gets 2 more. How many caps does Tom have?",
-        "7 + 2 = 9. The answer is 9.",
+        "7 + 2 = 9 caps.",
     ),
     Example(
         "24 children sit at 6 tables. How many children sit at each table?",
-        "24 / 6 = 4. The answer is 4.",
+        "24 / 6 = 4 children.",
     ),
     Example(
         "Anna had 35 stamps and gave 12 away. How many stamps are left?",
-        "35 - 12 = 23. The answer is 23.",
+        "35 - 12 = 23 stamps.",
     ),
 )
 
@@ -71,14 +72,15 @@ class FewShotPrompt:
 
 
 def stated_answer(text: str) -> float | None:
-    """Return the number after the first «answer is» in the first line of text, or None.
+    """Return the number after the first «answer is» in the first line, else after its last «=», else None.
 
     Example:
-        >>> stated_answer("8 * 150 = 1200. The answer is 1,200.")
-        1200.0
+        >>> stated_answer("8 * 150 = 1,200 caps."), stated_answer("1 + 1 = 2. The answer is 2.")
+        (1200.0, 2.0)
     """
-    found = _STATED_ANSWER.search(text.lstrip().split("\n", 1)[0])
-    return _to_number(found[1]) if found else None
+    line = text.lstrip().split("\n", 1)[0]
+    found = _STATED_ANSWER.findall(line)[:1] or _RESULT.findall(line)[-1:]
+    return _to_number(found[0]) if found else None
 
 
 def is_correct(text: str, answer: float) -> bool:

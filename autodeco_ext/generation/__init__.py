@@ -1,4 +1,4 @@
-"""Decoding inside Hugging Face generate: logits processors, the draw AutoDecoModelForCausalLM uses, and its trace."""
+"""Decoding inside Hugging Face generate: logits processors and decoding traces."""
 
 from __future__ import annotations
 

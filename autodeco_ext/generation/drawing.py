@@ -1,4 +1,4 @@
-"""The draw inside generate: one compiled sample call per step in place of the stock warpers and multinomial."""
+"""The draw inside generate: one sample call per step replaces warpers and multinomial."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from autodeco_ext.generation.parameters import SamplingParameters, seeds_for_row
 from autodeco_ext.generation.trace import DecodingTrace
 from autodeco_ext.ops import SampleOutput, distribution_stats, filter_logits, sample
 
-# In a ContextVar and not on the model, so that two threads can generate with one model and the model stays picklable.
+# In a ContextVar and not on the model, so that two threads can generate with one model and the
+# model stays picklable.
 ACTIVE_DRAW: ContextVar[Draw | None] = ContextVar("autodeco_ext_active_draw", default=None)
 
 
@@ -33,7 +34,8 @@ class Draw:
     """The state of one generate call that samples.
 
     Args:
-        owner: the model that generates; a draw is ignored by every other model (a nested generate, an assistant).
+        owner: the model that generates; a draw is ignored by every other model (a nested generate,
+            an assistant).
         overrides: what the caller gave explicitly; temperature and top_p None means the heads'.
         seed: int, int64 [rows], or None: one seed per sequence from torch's global generator.
         valid_vocab: columns at or beyond it do not exist; None for all.
@@ -57,7 +59,8 @@ class Draw:
 
     def begin(self, rows: int, device: torch.device, wants_scores: bool) -> None:
         """Fix the number of sequences, which generate knows only after expanding its inputs."""
-        # The CPU generator whatever the device: torch.manual_seed sets it, and the values are needed as an input.
+        # The CPU generator whatever the device: torch.manual_seed sets it, and the values are
+        # needed as an input.
         seed = torch.randint(-(2**63), 2**63 - 1, (rows,)) if self.seed is None else self.seed
         self.seeds = seeds_for_rows(seed, rows, device, "generate")
         self.overrides = self.overrides.for_rows(rows, device, "generate")
@@ -69,7 +72,7 @@ class Draw:
         self.temperature, self.top_p = temperature, top_p
 
     def parameters(self) -> SamplingParameters:
-        """The parameters of the next draw: the caller's where given, else the heads'; all [rows] or scalar."""
+        """The parameters of the next draw, [rows] or scalar: the caller's, else the heads'."""
         given = self.overrides
         return SamplingParameters(
             temperature=self.temperature if given.temperature is None else given.temperature,
@@ -78,15 +81,20 @@ class Draw:
             min_p=given.min_p,
         )
 
-    def record(self, scores: torch.Tensor, parameters: SamplingParameters, drawn: SampleOutput) -> None:
-        """Keep what trace and output_scores need; scores are the logits that were drawn from, [rows, vocab]."""
+    def record(
+        self, scores: torch.Tensor, parameters: SamplingParameters, drawn: SampleOutput
+    ) -> None:
+        """Keep what trace and output_scores need; scores are what was drawn from."""
         rows, device = len(scores), scores.device
-        temperature = torch.as_tensor(parameters.temperature, dtype=torch.float32, device=device).expand(rows)
+        temperature = torch.as_tensor(
+            parameters.temperature, dtype=torch.float32, device=device
+        ).expand(rows)
         top_p = torch.as_tensor(parameters.top_p, dtype=torch.float32, device=device).expand(rows)
-        if not drawn.valid.all():
-            # Unlike sample, the two ops below refuse invalid rows; whether these matter is for StepEnd to say.
-            scores = scores.masked_fill(~drawn.valid[:, None], 0.0)
-            temperature, top_p = temperature.where(drawn.valid, 1.0), top_p.where(drawn.valid, 1.0)
+        if not self.valid.all():
+            # Unlike sample, the two ops below refuse invalid rows; whether these matter is for
+            # StepEnd to say.
+            scores = scores.masked_fill(~self.valid[:, None], 0.0)
+            temperature, top_p = temperature.where(self.valid, 1.0), top_p.where(self.valid, 1.0)
         if self.wants_scores:
             filters = (top_p, parameters.top_k, parameters.min_p)
             self.scores = filter_logits(scores, temperature, *filters, valid_vocab=self.valid_vocab)
@@ -123,44 +131,51 @@ class DrawingProcessor(LogitsProcessor):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         draw = self.draw
         parameters = draw.parameters()
-        # check=False: a sequence that has ended may have a row without any allowed token (a constraint processor),
-        # which must not stop the others. StepEnd raises for rows that matter.
+        # check=False: a sequence that has ended may have a row without any allowed token (a
+        # constraint processor), which must not stop the others. StepEnd raises for rows that
+        # matter.
         drawn = sample(
             scores,
             *parameters.settings(),
             seed=draw.seeds,
             offset=torch.full_like(draw.seeds, draw.steps_done),
             valid_vocab=draw.valid_vocab,
-            return_info=True,
+            return_info=draw.wants_trace,
             check=False,
         )
-        draw.valid = drawn.valid
+        tokens = drawn.tokens if draw.wants_trace else drawn
+        draw.valid = tokens >= 0
         if draw.wants_trace or draw.wants_scores:
-            draw.record(scores, parameters, drawn)
+            draw.record(scores, parameters, drawn if draw.wants_trace else None)
         draw.steps_done += 1
-        # An invalid row's -1 must not index; StepEnd raises before the stand-in token reaches the model.
+        # An invalid row's -1 must not index; StepEnd raises before the stand-in token reaches the
+        # model.
         chosen = torch.full_like(scores, -torch.inf)
-        return chosen.scatter_(1, drawn.tokens.clamp_min(0)[:, None], 0.0)
+        return chosen.scatter_(1, tokens.clamp_min(0)[:, None], 0.0)
 
 
 class StepEnd(StoppingCriteriaList):
-    """The stopping criteria of the call, with what has to happen between a draw and the next forward pass."""
+    """The call's stopping criteria, and what happens between a draw and the next forward."""
 
     def __init__(self, criteria: StoppingCriteriaList, draw: Draw) -> None:
         super().__init__(criteria)
         self.draw = draw
 
-    def __call__(self, input_ids: torch.LongTensor, scores: tuple | None, **kwargs) -> torch.BoolTensor:
+    def __call__(
+        self, input_ids: torch.LongTensor, scores: tuple | None, **kwargs
+    ) -> torch.BoolTensor:
         draw = self.draw
         if draw.valid is not None:
             invalid = ~draw.valid & draw.unfinished
             if invalid.any():
                 raise ValueError(
-                    "autodeco_ext.generate: logits must be free of NaN and +inf and have a finite value,"
-                    f" got an invalid row for sequence {invalid.nonzero()[0].item()} at step {draw.steps_done - 1}"
+                    "autodeco_ext.generate: logits must be free of NaN and +inf and have a finite"
+                    f" value, got an invalid row for sequence {invalid.nonzero()[0].item()} at"
+                    f" step {draw.steps_done - 1}"
                 )
         if draw.scores is not None:
-            # The loop has stored the one-token row that it took the argmax of; people expect the distribution.
+            # The loop has stored the one-token row that it took the argmax of; people expect the
+            # distribution.
             scores[-1].copy_(draw.scores)
             draw.scores = None
         done = super().__call__(input_ids, scores, **kwargs)

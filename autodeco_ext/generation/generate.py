@@ -1,4 +1,4 @@
-"""The part of AutoDecoModelForCausalLM that makes Hugging Face generate draw from the heads' distribution."""
+"""What makes Hugging Face generate draw from the heads' distribution."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ _OTHER_WARPERS = {
     "eta_cutoff": (None, 0.0),
 }
 
-# Fields that change the logits before T and P, with the values that switch them off. They are honoured also when only
-# the model's own generation_config asks for them, as people expect of a checkpoint, but not silently.
+# Fields that change the logits before T and P, with the values that switch them off. They are
+# honoured also when only the model's own generation_config asks for them, as people expect of a
+# checkpoint, but not silently.
 _LOGIT_CHANGES = {
     "repetition_penalty": (None, 1.0),
     "encoder_repetition_penalty": (None, 1.0),
@@ -45,7 +46,7 @@ _LOGIT_CHANGES = {
 
 
 def _own_draw(model: object) -> Draw | None:
-    """The draw of the generate call of this very model that is running in this context, if it samples."""
+    """The draw of the generate call of this very model, if it samples."""
     draw = ACTIVE_DRAW.get()
     return draw if draw is not None and draw.owner is model else None
 
@@ -64,33 +65,40 @@ class DrawingGenerationMixin:
         valid_vocab: int | None = None,
         **kwargs: Any,
     ) -> torch.LongTensor | Any:
-        """Generate as Hugging Face's generate does; with do_sample=True draw with the predicted T and P.
+        """Generate as Hugging Face does, but draw with the predicted T and P if do_sample=True.
 
-        At each step the heads predict T and P from the hidden state, every active logits processor runs on the
-        raw logits, and one token is drawn from softmax(logits / T) restricted to the nucleus of P. do_sample is
-        decided as in stock generate (argument, generation_config, the model's own generation_config, else False);
-        do_sample=False is stock decoding.
+        At each step the heads predict T and P from the hidden state, every active logits processor
+        runs on the raw logits, and one token is drawn from softmax(logits / T) restricted to the
+        nucleus of P. do_sample is decided as in stock generate (argument, generation_config, the
+        model's own generation_config, else False); do_sample=False is stock decoding.
 
-        temperature, top_p, top_k and min_p of the model's own generation_config, and the TopK(50) that a bare
-        do_sample=True adds in stock generate, do not apply. What the caller gives does, as an argument or in a
-        generation_config: temperature and top_p replace the heads' values, top_k and min_p are added.
+        temperature, top_p, top_k and min_p of the model's own generation_config, and the TopK(50)
+        that a bare do_sample=True adds in stock generate, do not apply. What the caller gives
+        does, as an argument or in a generation_config: temperature and top_p replace the heads'
+        values, top_k and min_p are added.
 
         Args:
-            inputs, generation_config, further arguments: as in transformers' GenerationMixin.generate.
-            temperature, top_p, top_k, min_p: scalars, or tensors with one entry per prompt or per sequence.
-            seed: an int s (sequence r uses s + r), an int64 tensor with one entry per sequence (prompts times
-                num_return_sequences), or None for seeds from torch's global generator. A sequence's tokens depend on
-                its seed and its own prompt, not on its batchmates (up to rounding in the model itself).
+            inputs, generation_config, further arguments: as in transformers'
+                GenerationMixin.generate.
+            temperature, top_p, top_k, min_p: scalars, or tensors with one entry per prompt or per
+                sequence.
+            seed: an int s (sequence r uses s + r), an int64 tensor with one entry per sequence
+                (prompts times num_return_sequences), or None for seeds from torch's global
+                generator. A sequence's tokens depend on its seed and its own prompt, not on its
+                batchmates (up to rounding in the model itself).
             return_trace: return an AutoDecoGenerateOutput, whose trace is a DecodingTrace.
-            valid_vocab: with do_sample=True, columns at or beyond it are never drawn (padded embedding tables).
+            valid_vocab: with do_sample=True, columns at or beyond it are never drawn (padded
+                embedding tables).
 
         Returns:
-            What stock generate returns. With output_scores=True, scores are the filtered float32 logits / T
-            (-inf outside the kept set), whose softmax is the distribution each token was drawn from.
+            What stock generate returns. With output_scores=True, scores are the filtered float32
+            logits / T (-inf outside the kept set), whose softmax is the distribution each token
+            was drawn from.
 
         Raises:
-            ValueError: a bad argument, a prompt longer than the model, sampling combined with beams, assisted
-                decoding, watermarking, continuous batching or custom_generate, or logits with NaN.
+            ValueError: a bad argument, a prompt longer than the model, sampling combined with
+                beams, assisted decoding, watermarking, continuous batching or custom_generate, or
+                logits with NaN.
 
         Example:
             tokens = model.generate(**inputs, do_sample=True, max_new_tokens=64, seed=0)
@@ -98,23 +106,19 @@ class DrawingGenerationMixin:
         check_seed(seed, "generate")
         _check_valid_vocab(valid_vocab, self)
         self._check_prompt_length(inputs, kwargs)
-        given = _take_given(self, generation_config, kwargs)
-        if generation_config is not None:
-            generation_config = copy.deepcopy(generation_config)
-            for name in given:
-                setattr(generation_config, name, None)
+        arguments = {name: kwargs.pop(name) for name in _OURS if name in kwargs}
         merged, _ = self._prepare_generation_config(generation_config, **kwargs)
-        if not merged.do_sample:
-            if return_trace or valid_vocab is not None:
-                option = "return_trace" if return_trace else "valid_vocab"
-                raise ValueError(f"autodeco_ext.generate: {option} requires do_sample=True, got {merged.do_sample}")
-            draw = None
-            kwargs.update(_scalars_only(given))
-        else:
+        if merged.do_sample:
+            own_config = generation_config is None or generation_config is self.generation_config
+            given = _given(arguments, None if own_config else generation_config)
             parameters = SamplingParameters(**given).check("generate")
-            _check_can_draw(self, merged, generation_config, args, kwargs)
+            _check_can_draw(merged, generation_config, args, kwargs)
             _warn_about_own_config(self, generation_config, kwargs)
             draw = Draw(self, parameters, seed, valid_vocab, wants_trace=return_trace)
+        else:
+            _check_greedy(arguments, return_trace, valid_vocab)
+            kwargs.update(arguments)
+            draw = None
         token = ACTIVE_DRAW.set(draw)
         try:
             result = super().generate(inputs, generation_config, *args, **kwargs)
@@ -126,27 +130,41 @@ class DrawingGenerationMixin:
         fields = {"sequences": result} if isinstance(result, torch.Tensor) else dict(result.items())
         return AutoDecoGenerateOutput(**fields, trace=draw.trace(sequences))
 
-    def generate_batch(self, inputs: list, generation_config: GenerationConfig | None = None, **kwargs: Any) -> Any:
+    def generate_batch(
+        self, inputs: list, generation_config: GenerationConfig | None = None, **kwargs: Any
+    ) -> Any:
         """Continuous batching, greedy only: it offers no place to draw with the heads' T and P."""
         self._refuse_continuous_sampling(generation_config, kwargs)
         return super().generate_batch(inputs, generation_config, **kwargs)
 
-    def init_continuous_batching(self, generation_config: GenerationConfig | None = None, **kwargs: Any) -> Any:
+    def init_continuous_batching(
+        self, generation_config: GenerationConfig | None = None, **kwargs: Any
+    ) -> Any:
         """Continuous batching, greedy only: it offers no place to draw with the heads' T and P."""
         self._refuse_continuous_sampling(generation_config, kwargs)
         return super().init_continuous_batching(generation_config, **kwargs)
 
-    def _refuse_continuous_sampling(self, generation_config: GenerationConfig | None, kwargs: dict) -> None:
+    def _refuse_continuous_sampling(
+        self, generation_config: GenerationConfig | None, kwargs: dict
+    ) -> None:
         config = self.generation_config if generation_config is None else generation_config
         if kwargs.get("do_sample", config.do_sample):
             raise ValueError(
-                "autodeco_ext.generate_batch: do_sample must be False (drawing with the heads' temperature and top_p"
-                " is not supported under continuous batching in this version), got True"
+                "autodeco_ext.generate_batch: do_sample must be False (drawing with the heads'"
+                " temperature and top_p is not supported under continuous batching in this"
+                " version), got True"
             )
 
     def _check_prompt_length(self, inputs: torch.Tensor | None, kwargs: dict) -> None:
         limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        prompt = next((x for x in (kwargs.get("inputs_embeds"), inputs, kwargs.get("input_ids")) if x is not None), None)
+        prompt = next(
+            (
+                x
+                for x in (kwargs.get("inputs_embeds"), inputs, kwargs.get("input_ids"))
+                if x is not None
+            ),
+            None,
+        )
         if limit is None or prompt is None or prompt.dim() < 2:
             return
         length = prompt.shape[1]
@@ -161,17 +179,22 @@ class DrawingGenerationMixin:
                 f" max_position_embeddings), got {length}"
             )
 
-    def _get_logits_processor(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any) -> Any:
+    def _get_logits_processor(
+        self, generation_config: GenerationConfig, *args: Any, **kwargs: Any
+    ) -> Any:
         if _own_draw(self) is not None:
             # Warpers are built only for do_sample=True, and ours are the only ones that may run.
             generation_config = copy.copy(generation_config)
             generation_config.do_sample = False
         return super()._get_logits_processor(generation_config, *args, **kwargs)
 
-    def _update_model_kwargs_for_generation(self, outputs: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def _update_model_kwargs_for_generation(
+        self, outputs: Any, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
         draw = _own_draw(self)
         if draw is not None:
-            # The loop calls this after every forward pass, the prefill included, and before the processors.
+            # The loop calls this after every forward pass, the prefill included, and before the
+            # processors.
             draw.observe(outputs.temperature[:, -1], outputs.top_p[:, -1])
         return super()._update_model_kwargs_for_generation(outputs, *args, **kwargs)
 
@@ -185,42 +208,45 @@ class DrawingGenerationMixin:
     ) -> Any:
         draw = _own_draw(self)
         if draw is not None:
-            wants_scores = bool(generation_config.return_dict_in_generate and generation_config.output_scores)
+            wants_scores = bool(
+                generation_config.return_dict_in_generate and generation_config.output_scores
+            )
             draw.begin(input_ids.shape[0], input_ids.device, wants_scores)
-            # A greedy loop over rows in which only the drawn token is finite: the stock loop stays the only loop.
+            # A greedy loop over rows in which only the drawn token is finite: the stock loop stays
+            # the only loop.
             logits_processor = type(logits_processor)([*logits_processor, DrawingProcessor(draw)])
             stopping_criteria = StepEnd(stopping_criteria, draw)
             generation_config = copy.copy(generation_config)
             generation_config.do_sample = False
-        return super()._sample(input_ids, logits_processor, stopping_criteria, generation_config, **kwargs)
+        return super()._sample(
+            input_ids, logits_processor, stopping_criteria, generation_config, **kwargs
+        )
 
 
-def _take_given(model: Any, generation_config: GenerationConfig | None, kwargs: dict) -> dict[str, Any]:
-    """Remove temperature, top_p, top_k and min_p from kwargs and return those the caller really gave."""
-    given, from_config = {}, []
-    for name in _OURS:
-        if name in kwargs:
-            given[name] = kwargs.pop(name)
-        elif generation_config is not None and generation_config is not model.generation_config:
-            value = getattr(generation_config, name, None)
-            if value is not None:
-                given[name] = value
-                from_config.append(f"{name}={value}")
-    if from_config:
-        # People copy model.generation_config to change its length limits, which brings its temperature along.
+def _given(arguments: dict[str, Any], generation_config: GenerationConfig | None) -> dict[str, Any]:
+    """Return the temperature, top_p, top_k and min_p that the caller really gave."""
+    in_config = {
+        name: getattr(generation_config, name)
+        for name in _OURS
+        if name not in arguments and getattr(generation_config, name, None) is not None
+    }
+    if in_config:
+        # People copy model.generation_config to change its length limits, which brings its
+        # temperature along.
+        shown = ", ".join(f"{name}={value}" for name, value in in_config.items())
         warnings.warn(
-            f"autodeco_ext.generate: {', '.join(from_config)} of the generation_config argument take the place of (top_k,"
-            " min_p: are added to) what the heads predict; set them to None there to keep the prediction",
+            f"autodeco_ext.generate: {shown} of the generation_config argument replace (top_k and"
+            " min_p: are added to) what the heads predict; None there keeps the prediction",
             stacklevel=4,
         )
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in (in_config | arguments).items() if value is not None}
 
 
-def _scalars_only(given: dict[str, Any]) -> dict[str, Any]:
-    for name, value in given.items():
-        if isinstance(value, torch.Tensor):
-            raise ValueError(f"autodeco_ext.generate: {name} as a tensor requires do_sample=True, got do_sample=False")
-    return given
+def _check_greedy(arguments: dict[str, Any], return_trace: bool, valid_vocab: int | None) -> None:
+    tensors = [name for name, value in arguments.items() if isinstance(value, torch.Tensor)]
+    wanted = ["return_trace"] * return_trace + ["valid_vocab"] * (valid_vocab is not None)
+    for name in wanted + [f"a tensor as {name}" for name in tensors]:
+        raise ValueError(f"autodeco_ext.generate: {name} requires do_sample=True, got False")
 
 
 def _check_valid_vocab(valid_vocab: int | None, model: Any) -> None:
@@ -230,15 +256,22 @@ def _check_valid_vocab(valid_vocab: int | None, model: Any) -> None:
         raise TypeError(f"autodeco_ext.generate: valid_vocab must be an int, got {valid_vocab!r}")
     vocab_size = model.config.get_text_config().vocab_size
     if not 1 <= valid_vocab <= vocab_size:
-        raise ValueError(f"autodeco_ext.generate: valid_vocab must be in [1, {vocab_size}], got {valid_vocab}")
+        raise ValueError(
+            f"autodeco_ext.generate: valid_vocab must be in [1, {vocab_size}], got {valid_vocab}"
+        )
 
 
 def _check_can_draw(
-    model: Any, merged: GenerationConfig, generation_config: GenerationConfig | None, args: tuple, kwargs: dict
+    merged: GenerationConfig,
+    generation_config: GenerationConfig | None,
+    args: tuple,
+    kwargs: dict,
 ) -> None:
-    """Refuse what would not draw from the heads' distribution, rather than draw from another one."""
+    """Refuse what would not draw from the heads' distribution."""
     unsupported = None
-    mode = merged.get_generation_mode(kwargs.get("assistant_model", args[4] if len(args) > 4 else None))
+    mode = merged.get_generation_mode(
+        kwargs.get("assistant_model", args[4] if len(args) > 4 else None)
+    )
     if mode != GenerationMode.SAMPLE:
         unsupported = f"generation mode {mode.value!r}"
     elif kwargs.get("custom_generate", args[8] if len(args) > 8 else None) is not None:
@@ -255,12 +288,14 @@ def _check_can_draw(
                 unsupported = f"{name}={value}"
     if unsupported is not None:
         raise ValueError(
-            "autodeco_ext.generate: do_sample=True must be plain sampling (other modes are not supported in this"
-            f" version), got {unsupported}"
+            "autodeco_ext.generate: do_sample=True must be plain sampling (other modes are not"
+            f" supported in this version), got {unsupported}"
         )
 
 
-def _warn_about_own_config(model: Any, generation_config: GenerationConfig | None, kwargs: dict) -> None:
+def _warn_about_own_config(
+    model: Any, generation_config: GenerationConfig | None, kwargs: dict
+) -> None:
     own = model.generation_config
     names = [
         f"{name}={getattr(own, name)}"
@@ -271,7 +306,8 @@ def _warn_about_own_config(model: Any, generation_config: GenerationConfig | Non
     ]
     if names:
         warnings.warn(
-            f"autodeco_ext.generate: the model's generation_config asks for {', '.join(names)}, which changes the logits"
-            " before temperature and top_p; pass the neutral value to switch it off",
+            f"autodeco_ext.generate: the model's generation_config asks for {', '.join(names)},"
+            " which changes the logits before temperature and top_p; pass the neutral value to"
+            " switch it off",
             stacklevel=4,
         )

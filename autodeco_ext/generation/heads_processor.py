@@ -1,4 +1,4 @@
-"""AutoDecoLogitsProcessor: the heads' temperature and top_p for a model object that its owner keeps as it is."""
+"""AutoDecoLogitsProcessor: heads for a model object that its owner keeps as it is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class _ForwardPass:
-    """What the heads need from the model's last forward pass, for the K positions it has logits for."""
+    """The model's last forward pass, for the K positions it has logits for."""
 
     hidden_states: torch.Tensor  # [batch, K, hidden_size]
     logits: torch.Tensor  # [batch, K, vocab]
@@ -31,31 +31,34 @@ class _ForwardPass:
 
 
 class AutoDecoLogitsProcessor(ModeProcessor):
-    """Filter or draw with the temperature and top_p that heads predict for a model of the caller's own.
+    """Filter or draw with the temperature and top_p that heads predict for a model of the caller's
+    own.
 
-    Two hooks on the model hand the LM head's input and the logits to this processor: one before the LM head, one
-    after the model's forward. Only calls of that very model count, in the thread they are made in. Works with
-    sampling, left padding, num_return_sequences, and with assisted decoding and prompt lookup (every position gets
-    its own T and P). Scores that do not belong to the model's last forward pass (those of an assistant) come back
-    untouched. In beam search pass renormalize_logits=True.
+    Two hooks on the model hand the LM head's input and the logits to this processor: one before
+    the LM head, one after the model's forward. Only calls of that very model count, in the thread
+    they are made in. Works with sampling, left padding, num_return_sequences, and with assisted
+    decoding and prompt lookup (every position gets its own T and P). Scores that do not belong to
+    the model's last forward pass (those of an assistant) come back untouched. In beam search pass
+    renormalize_logits=True.
 
     Args:
         heads: an AutoDecoHeads for the model's hidden size, on the device of its LM head.
         model: a causal language model of transformers without heads of its own.
-        mode: "filter" for do_sample=True, "sample" to draw here, as in SamplingLogitsProcessor; generate must not
-            add warpers of its own: pass **processor.generate_kwargs().
+        mode: "filter" for do_sample=True, "sample" to draw here, as in SamplingLogitsProcessor;
+            generate must not add warpers of its own: pass **processor.generate_kwargs().
         seed: mode "sample" only, as in SamplingLogitsProcessor.
 
     Detach with remove(), or use the processor as a context manager.
 
     Raises:
-        ValueError: heads that do not fit the model, or classifier-free guidance (its second forward pass hides the
-            first one's hidden states).
+        ValueError: heads that do not fit the model, or classifier-free guidance (its second
+            forward pass hides the first one's hidden states).
         RuntimeError: torch.compile has bypassed the hooks.
 
     Example:
         with AutoDecoLogitsProcessor(heads, model) as processor:
-            tokens = model.generate(ids, logits_processor=[processor], **processor.generate_kwargs())
+            tokens = model.generate(ids, logits_processor=[processor],
+            **processor.generate_kwargs())
     """
 
     def __init__(
@@ -91,12 +94,15 @@ class AutoDecoLogitsProcessor(ModeProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         if not self._detach.alive:
-            raise RuntimeError("autodeco_ext.AutoDecoLogitsProcessor: must be attached, got a call after remove()")
+            raise RuntimeError(
+                "autodeco_ext.AutoDecoLogitsProcessor: must be attached, got a call after remove()"
+            )
         before, _ = self.neighbours()
         if any(isinstance(p, UnbatchedClassifierFreeGuidanceLogitsProcessor) for p in before):
             raise ValueError(
-                "autodeco_ext.AutoDecoLogitsProcessor: guidance_scale must be off (it runs the model a second time"
-                " before this processor; AutoDecoModelForCausalLM supports it), got a guidance processor"
+                "autodeco_ext.AutoDecoLogitsProcessor: guidance_scale must be off (it runs the"
+                " model a second time before this processor; AutoDecoModelForCausalLM supports"
+                " it), got a guidance processor"
             )
         last = getattr(self._state, "last", None)
         if last is None:
@@ -106,10 +112,12 @@ class AutoDecoLogitsProcessor(ModeProcessor):
         if row is None:
             return scores
         predicted = self.heads(last.hidden_states[:, row], last.logits[:, row])
-        return self.apply(input_ids, scores, SamplingParameters(predicted.temperature, predicted.top_p))
+        return self.apply(
+            input_ids, scores, SamplingParameters(predicted.temperature, predicted.top_p)
+        )
 
     def _row(self, last: _ForwardPass, input_ids: torch.Tensor, scores: torch.Tensor) -> int | None:
-        """Which of the K positions predicts the token after input_ids; None if it is none of them."""
+        """Which of the K positions predicts the token after input_ids, if any."""
         batch, positions, vocab = last.logits.shape
         if scores.shape != (batch, vocab):
             return None
@@ -122,11 +130,12 @@ class AutoDecoLogitsProcessor(ModeProcessor):
         if last.length == length:
             return 0
         if last.is_compilable_cache:
-            # generate compiles the forward pass for such a cache, and dynamo ignores hooks that were registered after
-            # the first compilation. Assistants, the other callers with another length, cannot use these caches.
+            # generate compiles the forward pass for such a cache, and dynamo ignores hooks that
+            # were registered after the first compilation. Assistants, the other callers with
+            # another length, cannot use these caches.
             raise RuntimeError(
-                "autodeco_ext.AutoDecoLogitsProcessor: the model's forward must run its hooks, got a compiled forward"
-                " that ignores them (pass disable_compile=True to generate)"
+                "autodeco_ext.AutoDecoLogitsProcessor: the model's forward must run its hooks,"
+                " got a compiled forward that ignores them (pass disable_compile=True to generate)"
             )
         return None
 
@@ -134,15 +143,15 @@ class AutoDecoLogitsProcessor(ModeProcessor):
         if not self._warned_early:
             self._warned_early = True
             warnings.warn(
-                "autodeco_ext.AutoDecoLogitsProcessor: called before the model it is attached to has run in this"
-                " thread, scores returned untouched (expected of an assistant's first draft, else it is attached to"
-                " another model than the one that generates)",
+                "autodeco_ext.AutoDecoLogitsProcessor: called before the model it is attached to"
+                " has run in this thread, scores returned untouched (expected of an assistant's"
+                " first draft, else it is attached to another model than the one that generates)",
                 stacklevel=3,
             )
 
 
 class _Hooks:
-    """The two hooks of one processor. Copies and pickles of the model carry a version that does nothing."""
+    """The hooks of one processor. Copies and pickles of the model get inert ones."""
 
     def __init__(self, processor: AutoDecoLogitsProcessor | None = None) -> None:
         self._processor = (lambda: None) if processor is None else weakref.ref(processor)
@@ -169,8 +178,9 @@ class _Hooks:
             return  # not a forward pass of generate: keep nothing alive
         if pending is None or pending.shape[:-1] != logits.shape[:-1]:
             raise RuntimeError(
-                "autodeco_ext.AutoDecoLogitsProcessor: the LM head must run its hook once per forward pass, got none"
-                " (hooks registered after torch.compile are ignored: attach the processor before compiling)"
+                "autodeco_ext.AutoDecoLogitsProcessor: the LM head must run its hook once per"
+                " forward pass, got none (hooks registered after torch.compile are ignored:"
+                " attach the processor before compiling)"
             )
         cache = getattr(output, "past_key_values", None)
         end = 0
@@ -184,7 +194,9 @@ class _Hooks:
 
 def _input_length(args: tuple, kwargs: dict) -> int:
     given = next(
-        x for x in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args) if isinstance(x, torch.Tensor)
+        x
+        for x in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args)
+        if isinstance(x, torch.Tensor)
     )
     return given.shape[1]
 
@@ -197,13 +209,21 @@ def _remove_all(handles: list) -> None:
 def _check_pair(heads: Any, model: Any) -> None:
     owner = "autodeco_ext.AutoDecoLogitsProcessor"
     if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
-        raise TypeError(f"{owner}: model must be a transformers model with an LM head, got {type(model).__name__}")
+        raise TypeError(
+            f"{owner}: model must be a transformers model with an LM head, got"
+            f" {type(model).__name__}"
+        )
     if hasattr(model, "autodeco_config"):
-        raise ValueError(f"{owner}: model must not have heads of its own (its generate uses them), got {type(model).__name__}")
-    expected, got = model.config.get_text_config().hidden_size, heads.config.hidden_size
+        raise ValueError(
+            f"{owner}: model must not have heads of its own (its generate uses them), got"
+            f" {type(model).__name__}"
+        )
+    expected, got = model.config.get_text_config().hidden_size, heads.hidden_size
     if got != expected:
         raise ValueError(f"{owner}: heads must have the model's hidden_size {expected}, got {got}")
     device = next(model.get_output_embeddings().parameters()).device
-    heads_device = next(heads.parameters()).device
+    heads_device = next((parameter.device for parameter in heads.parameters()), device)
     if heads_device != device:
-        raise ValueError(f"{owner}: heads must be on the device of the LM head, {device}, got {heads_device}")
+        raise ValueError(
+            f"{owner}: heads must be on the device of the LM head, {device}, got {heads_device}"
+        )

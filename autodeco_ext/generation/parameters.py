@@ -1,4 +1,4 @@
-"""Sampling parameters as people hand them to generate and to the processors: checked once, spread over rows."""
+"""Sampling parameters as people pass them: checked once, spread over rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 # name -> (whole number?, requirement in words, test of a float)
 _RULES = {
-    "temperature": (False, "must be finite and >= 0", lambda value: math.isfinite(value) and value >= 0),
+    "temperature": (
+        False,
+        "must be finite and >= 0",
+        lambda value: math.isfinite(value) and value >= 0,
+    ),
     "top_p": (False, "must be in [0, 1]", lambda value: 0 <= value <= 1),
     "top_k": (True, "must be >= 0", lambda value: value >= 0),
     "min_p": (False, "must be in [0, 1]", lambda value: 0 <= value <= 1),
@@ -31,7 +35,7 @@ class SamplingParameters:
     min_p: float | torch.Tensor | None = None
 
     def check(self, owner: str) -> SamplingParameters:
-        """Return self, or raise ValueError/TypeError naming the argument; owner starts the message."""
+        """Return self, or raise naming the argument; owner starts the message."""
         for name, (whole, requirement, is_good) in _RULES.items():
             value = getattr(self, name)
             if value is None:
@@ -41,7 +45,9 @@ class SamplingParameters:
             if isinstance(value, torch.Tensor):
                 wrong_dtype = value.is_floating_point() if whole else False
                 if value.dtype == torch.bool or value.is_complex() or wrong_dtype:
-                    raise TypeError(f"{prefix} must be {kind} or a tensor of them, got {value.dtype}")
+                    raise TypeError(
+                        f"{prefix} must be {kind} or a tensor of them, got {value.dtype}"
+                    )
                 if value.dim() > 1:
                     raise ValueError(f"{prefix} must have shape [rows], got {list(value.shape)}")
                 # Once per processor or generate call, never per token, so reading values is cheap.
@@ -61,7 +67,8 @@ class SamplingParameters:
     def for_rows(self, rows: int, device: torch.device, owner: str) -> SamplingParameters:
         """The same parameters with every tensor of shape [rows] on the device."""
         spread = {
-            name: spread_rows(getattr(self, name), rows, device, f"autodeco_ext.{owner}: {name}") for name in _RULES
+            name: spread_rows(getattr(self, name), rows, device, f"autodeco_ext.{owner}: {name}")
+            for name in _RULES
         }
         return SamplingParameters(**spread)
 
@@ -71,18 +78,21 @@ def spread_rows(
 ) -> float | int | torch.Tensor | None:
     """Scalars unchanged; a tensor [n] becomes [rows] by repeating each entry rows / n times.
 
-    generate lays out num_return_sequences (and beams) the same way: the copies of a prompt are neighbours.
+    generate lays out num_return_sequences (and beams) the same way: the copies of a prompt are
+    neighbours.
     """
     if not isinstance(value, torch.Tensor) or value.dim() == 0:
         return value
     given = value.shape[0]
     if given == 0 or rows % given != 0:
-        raise ValueError(f"{prefix} must have one entry per row ({rows}) or per prompt, got {given}")
+        raise ValueError(
+            f"{prefix} must have one entry per row ({rows}) or per prompt, got {given}"
+        )
     return value.to(device).repeat_interleave(rows // given)
 
 
 def check_seed(seed: int | torch.Tensor | None, owner: str) -> None:
-    """Raise TypeError/ValueError unless seed is None, an int in the int64 range or an int64 tensor [rows]."""
+    """Raise unless seed is None, an int in the int64 range or an int64 tensor [rows]."""
     prefix = f"autodeco_ext.{owner}: seed"
     if isinstance(seed, torch.Tensor):
         if seed.dtype != torch.int64:
@@ -96,10 +106,17 @@ def check_seed(seed: int | torch.Tensor | None, owner: str) -> None:
             raise ValueError(f"{prefix} must fit in int64, got {seed}")
 
 
-def seeds_for_rows(seed: int | torch.Tensor, rows: int, device: torch.device, owner: str) -> torch.Tensor:
-    """One int64 seed per row: a scalar s gives s, s + 1, ... (wrapping), a tensor is used as it is."""
+def seeds_for_rows(
+    seed: int | torch.Tensor, rows: int, device: torch.device, owner: str
+) -> torch.Tensor:
+    """One int64 seed per row: s, s + 1, ... (wrapping) from a scalar, or the tensor."""
     if isinstance(seed, torch.Tensor) and seed.dim() == 1:
         if seed.shape[0] != rows:
-            raise ValueError(f"autodeco_ext.{owner}: seed must have one entry per sequence ({rows}), got {len(seed)}")
+            raise ValueError(
+                f"autodeco_ext.{owner}: seed must have one entry per sequence ({rows}), got"
+                f" {len(seed)}"
+            )
         return seed.to(device)
-    return torch.as_tensor(seed, dtype=torch.int64, device=device) + torch.arange(rows, device=device)
+    return torch.as_tensor(seed, dtype=torch.int64, device=device) + torch.arange(
+        rows, device=device
+    )

@@ -33,16 +33,18 @@ _WARPERS = tuple(
 
 
 class ModeProcessor(LogitsProcessor):
-    """What the two public processors share: the two modes, seeds, and the guard against warpers behind them."""
+    """What the two public processors share: modes, seeds, a look at their neighbours."""
 
     def __init__(self, owner: str, mode: Mode, seed: int | torch.Tensor | None) -> None:
         if mode not in ("filter", "sample"):
-            raise ValueError(f"autodeco_ext.{owner}: mode must be 'filter' or 'sample', got {mode!r}")
+            raise ValueError(
+                f"autodeco_ext.{owner}: mode must be 'filter' or 'sample', got {mode!r}"
+            )
         check_seed(seed, owner)
         if seed is not None and mode == "filter":
             raise ValueError(
-                f"autodeco_ext.{owner}: seed requires mode='sample' (in mode 'filter' generate itself draws, with"
-                f" torch's generator), got {seed!r}"
+                f"autodeco_ext.{owner}: seed requires mode='sample' (in mode 'filter' generate"
+                f" itself draws, with torch's generator), got {seed!r}"
             )
         self.owner, self.mode, self.seed = owner, mode, seed
         self._warned = False
@@ -66,7 +68,9 @@ class ModeProcessor(LogitsProcessor):
             "eta_cutoff": 0.0,
         }
 
-    def apply(self, input_ids: torch.Tensor, scores: torch.Tensor, parameters: SamplingParameters) -> torch.Tensor:
+    def apply(
+        self, input_ids: torch.Tensor, scores: torch.Tensor, parameters: SamplingParameters
+    ) -> torch.Tensor:
         """Filter or draw; parameters are scalars or [rows]."""
         settings = parameters.settings()
         if self.mode == "filter":
@@ -79,14 +83,16 @@ class ModeProcessor(LogitsProcessor):
         if self.seed is None:
             return sample(scores, *settings, check=True)
         seeds = seeds_for_rows(self.seed, len(scores), scores.device, self.owner)
-        # A processor is not told how long the prompt was, and must not keep count (one object serves many calls).
+        # A processor is not told how long the prompt was, and must not keep count (one object
+        # serves many calls).
         offsets = torch.full_like(seeds, input_ids.shape[1])
         return sample(scores, *settings, seed=seeds, offset=offsets, check=True)
 
     def neighbours(self) -> tuple[list, list]:
         """Return the processors of this generate call that run before and after this one.
 
-        The list that calls us is the only place that knows; it is found on the stack. Both are empty without one.
+        The list that calls us is the only place that knows; it is found on the stack. Both are
+        empty without one.
         """
         frame = sys._getframe(1)
         while frame is not None:
@@ -98,15 +104,16 @@ class ModeProcessor(LogitsProcessor):
         return [], []
 
     def _warn_about_warpers_behind(self) -> None:
-        """Warn once if generate runs warpers after this processor: a bare do_sample=True adds TopK(50), say."""
+        """Warn once if generate runs warpers behind: a bare do_sample=True adds TopK(50)."""
         if self._warned:
             return
         behind = [type(p).__name__ for p in self.neighbours()[1] if isinstance(p, _WARPERS)]
         if behind:
             self._warned = True
             warnings.warn(
-                f"autodeco_ext.{self.owner}: generate runs {', '.join(behind)} after this processor, so tokens do not"
-                " follow its distribution; pass **processor.generate_kwargs() to generate, or use mode='sample'",
+                f"autodeco_ext.{self.owner}: generate runs {', '.join(behind)} after this"
+                " processor, so tokens do not follow its distribution; pass"
+                " **processor.generate_kwargs() to generate, or use mode='sample'",
                 stacklevel=2,
             )
 
@@ -114,19 +121,22 @@ class ModeProcessor(LogitsProcessor):
 class SamplingLogitsProcessor(ModeProcessor):
     """Temperature, top_k, top_p and min_p in one step, in place of the stock warpers.
 
-    Filters run in the order temperature, top_k, top_p, min_p. A logits processor for generate; the parameters may
-    differ from row to row. Generate must not add warpers of its own: pass **processor.generate_kwargs().
+    Filters run in the order temperature, top_k, top_p, min_p. A logits processor for generate; the
+    parameters may differ from row to row. Generate must not add warpers of its own: pass
+    **processor.generate_kwargs().
 
     Args:
         temperature: >= 0 (0: the argmax), number or tensor [rows].
         top_p: in [0, 1], number or tensor [rows]; 1 is off.
         top_k: >= 0, int or integer tensor [rows]; 0 or None is off.
         min_p: in [0, 1], number or tensor [rows]; 0 or None is off.
-        mode: "filter" returns logits / temperature inside the kept set and -inf outside, for do_sample=True.
-            "sample" draws the token itself and leaves only that one finite, so that it is chosen with
-            do_sample=False as well as do_sample=True, whatever warpers run behind it.
-        seed: mode "sample" only: an int s (row r uses s + r) or an int64 tensor [rows]; the draw depends on it and
-            on the number of tokens (padding included) before the drawn one. None: torch's generator.
+        mode: "filter" returns logits / temperature inside the kept set and -inf outside, for
+            do_sample=True. "sample" draws the token itself and leaves only that one finite, so
+            that it is chosen with do_sample=False as well as do_sample=True, whatever warpers run
+            behind it.
+        seed: mode "sample" only: an int s (row r uses s + r) or an int64 tensor [rows]; the draw
+            depends on it and on the number of tokens (padding included) before the drawn one.
+            None: torch's generator.
 
     A tensor may also have one entry per prompt: num_return_sequences repeats it like the prompts.
 
@@ -156,8 +166,13 @@ class SamplingLogitsProcessor(ModeProcessor):
         super().__init__("SamplingLogitsProcessor", mode, seed)
         for name, value in (("temperature", temperature), ("top_p", top_p)):
             if value is None:
-                raise TypeError(f"autodeco_ext.SamplingLogitsProcessor: {name} must be a number or a tensor, got None")
+                raise TypeError(
+                    f"autodeco_ext.SamplingLogitsProcessor: {name} must be a number or a tensor,"
+                    " got None"
+                )
         self.parameters = SamplingParameters(temperature, top_p, top_k, min_p).check(self.owner)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        return self.apply(input_ids, scores, self.parameters.for_rows(len(scores), scores.device, self.owner))
+        return self.apply(
+            input_ids, scores, self.parameters.for_rows(len(scores), scores.device, self.owner)
+        )

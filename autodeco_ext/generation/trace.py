@@ -1,4 +1,4 @@
-"""What was decided at every generated token: predicted temperature and top_p, nucleus size, probabilities."""
+"""What was decided at every generated token: T, P, nucleus size, probabilities."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 @dataclass
 class DecodingTrace:
-    """One entry per sequence and generated token; every tensor is [sequences, new_tokens] and on the CPU.
+    """One entry per sequence and generated token; every tensor is [sequences, new_tokens] and on
+    the CPU.
 
-    Entries after a sequence has ended are padding: mask is False there and the other values mean nothing.
+    Entries after a sequence has ended are padding: mask is False there and the other values mean
+    nothing.
 
     Attributes:
         tokens: int64, the generated token ids.
         temperature: float32, what the token was drawn with (the head's, or the caller's override).
         top_p: float32, likewise.
         kept: int64, size of the kept set the token was drawn from.
-        logprobs: float32, log-probability of the token in the filtered distribution it was drawn from.
+        logprobs: float32, log-probability of the token in the filtered distribution it was drawn
+            from.
         entropy: float32, nats, of softmax(logits / temperature) before the filters.
-        mask: bool, True for tokens a sequence really generated (its end-of-sequence token included).
+        mask: bool, True for tokens a sequence really generated (its end-of-sequence token
+            included).
 
     Example:
         >>> import torch
@@ -47,8 +51,9 @@ class DecodingTrace:
     def to_records(self, tokenizer: Any = None) -> list[list[dict[str, Any]]]:
         """Return, for each sequence, one JSON-serialisable dict per real token.
 
-        Keys: position (0 for the first generated token), token_id, text (only with a tokenizer), temperature,
-        top_p, kept, logprob, entropy. The texts of a sequence joined together are its decoded text.
+        Keys: position (0 for the first generated token), token_id, text (only with a tokenizer),
+        temperature, top_p, kept, logprob, entropy. The texts of a sequence joined together are its
+        decoded text.
         """
         records = []
         for row in range(len(self)):
@@ -73,10 +78,12 @@ class DecodingTrace:
         return records
 
     def summary(self) -> dict[str, float]:
-        """Return the number of real tokens and the means over them of temperature, top_p, kept and entropy."""
+        """Return the number of real tokens and means over them."""
         count = int(self.mask.sum())
         means = {
-            f"mean_{name}": getattr(self, name)[self.mask].double().mean().item() if count else float("nan")
+            f"mean_{name}": getattr(self, name)[self.mask].double().mean().item()
+            if count
+            else float("nan")
             for name in ("temperature", "top_p", "kept", "entropy")
         }
         return {"tokens": count, **means}
@@ -92,9 +99,9 @@ class AutoDecoGenerateOutput(GenerateDecoderOnlyOutput):
 def token_texts(tokenizer: Any, token_ids: list[int]) -> list[str]:
     """Split the decoded text over its tokens, so that joining the parts gives the whole text.
 
-    A token alone often decodes to something else than in context (leading spaces, halves of a UTF-8 character), so
-    each token gets what it adds to the text decoded so far; a token that ends inside a character adds nothing and
-    the next one gets the whole character.
+    A token alone often decodes to something else than in context (leading spaces, halves of a
+    UTF-8 character), so each token gets what it adds to the text decoded so far; a token that ends
+    inside a character adds nothing and the next one gets the whole character.
     """
     texts = []
     start, done = 0, 0  # token_ids[start:done] is the context that is already accounted for

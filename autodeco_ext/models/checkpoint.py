@@ -1,13 +1,14 @@
 """AutoDeco checkpoints on disk: finding, reading, checking and writing the head tensors.
 
-A checkpoint is a folder with config.json and one or more *.safetensors files of any name. Heads-only: they hold the
-head tensors and nothing else. Merged: they also hold every base tensor under the prefix `llm.`.
+A checkpoint is a folder with config.json and one or more *.safetensors files of any name.
+Heads-only: they hold the head tensors and nothing else. Merged: they also hold every base tensor
+under the prefix `llm.`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+LOADER = "autodeco_ext.AutoDecoModelForCausalLM.from_pretrained"
 BASE_PREFIX = "llm."
 HEAD_PREFIXES = ("temp_head.", "top_p_head.")
 HEADS_FILE = "model.safetensors"
@@ -30,27 +32,30 @@ class HeadTensors:
     files: dict[str, Path]
     merged: bool
 
-    def check_shapes(self, expected: Mapping[str, torch.Size], reason: str) -> None:
-        """Raise ValueError unless the names and shapes are exactly the expected ones.
+    def check_shapes(
+        self, shapes: Mapping[str, torch.Size], required: Collection[str], reason: str
+    ) -> None:
+        """Raise ValueError unless all required tensors are there, and every tensor is known and of
+        its shape.
 
-        reason says where the expectation comes from, for the message.
+        reason says where the shapes come from, for the message.
         """
-        for name, shape in expected.items():
+        for name in required:
             if name not in self.tensors:
                 raise ValueError(
-                    f"{_OWNER}: tensor {name} must be present with shape {list(shape)} ({reason}),"
-                    f" got no such tensor in {self._where()}"
+                    f"{LOADER}: tensor {name} must be present with shape {list(shapes[name])}"
+                    f" ({reason}), got no such tensor in {self._where()}"
                 )
         for name, tensor in self.tensors.items():
             file = self.files[name]
-            if name not in expected:
+            if name not in shapes:
                 raise ValueError(
-                    f"{_OWNER}: the head tensors must be {', '.join(expected)} ({reason}), got the"
+                    f"{LOADER}: head tensors must be among {', '.join(shapes)} ({reason}), got the"
                     f" extra tensor {name} of shape {list(tensor.shape)} in {file}"
                 )
-            if tensor.shape != expected[name]:
+            if tensor.shape != shapes[name]:
                 raise ValueError(
-                    f"{_OWNER}: tensor {name} must have shape {list(expected[name])} ({reason}),"
+                    f"{LOADER}: tensor {name} must have shape {list(shapes[name])} ({reason}),"
                     f" got {list(tensor.shape)} in {file}"
                 )
 
@@ -59,11 +64,9 @@ class HeadTensors:
         return ", ".join(str(file) for file in files) if files else str(self.folder)
 
 
-_OWNER = "autodeco_ext.AutoDecoModelForCausalLM.from_pretrained"
-
-
 def find_checkpoint(name_or_path: str | os.PathLike, **hub_options: object) -> Path:
-    """Return the local folder of a checkpoint, fetching it from the Hugging Face hub if it is a repository name.
+    """Return the local folder of a checkpoint, fetching it from the Hugging Face hub if it is a
+    repository name.
 
     hub_options: cache_dir, force_download, local_files_only, revision, token.
 
@@ -80,7 +83,7 @@ def find_checkpoint(name_or_path: str | os.PathLike, **hub_options: object) -> P
         return Path(snapshot_download(str(name_or_path), allow_patterns=patterns, **hub_options))
     except Exception as error:
         raise OSError(
-            f"{_OWNER}: the checkpoint must be a folder or a hub repository that can be reached,"
+            f"{LOADER}: the checkpoint must be a folder or a hub repository that can be reached,"
             f" got {str(name_or_path)!r} ({type(error).__name__}: {error})"
         ) from error
 
@@ -88,15 +91,16 @@ def find_checkpoint(name_or_path: str | os.PathLike, **hub_options: object) -> P
 def read_head_tensors(folder: Path) -> HeadTensors:
     """Read the head tensors from every *.safetensors file of a folder.
 
-    An index file is not needed and not trusted: splitting and merging tools leave stale ones behind.
+    An index file is not needed and not trusted: splitting and merging tools leave stale ones
+    behind.
 
     Raises:
-        ValueError: no or unreadable files, a tensor that belongs to neither heads nor base, a name that occurs
-            twice, or a head tensor that is not float32, bfloat16 or float16.
+        ValueError: no or unreadable files, a tensor that belongs to neither heads nor base, a name
+            that occurs twice, or a head tensor that is not float32, bfloat16 or float16.
     """
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
-        raise ValueError(f"{_OWNER}: the folder must hold a *.safetensors file, got {folder}")
+        raise ValueError(f"{LOADER}: the folder must hold a *.safetensors file, got {folder}")
     tensors: dict[str, torch.Tensor] = {}
     files: dict[str, Path] = {}
     merged = False
@@ -109,22 +113,22 @@ def read_head_tensors(folder: Path) -> HeadTensors:
                         continue
                     if not name.startswith(HEAD_PREFIXES):
                         raise ValueError(
-                            f"{_OWNER}: tensor names must start with temp_head., top_p_head. or (in"
+                            f"{LOADER}: tensor names must start with temp_head., top_p_head. or (in"
                             f" a merged checkpoint) llm., got {name} of shape"
                             f" {file.get_slice(name).get_shape()} in {path}"
                         )
                     if name in files:
                         raise ValueError(
-                            f"{_OWNER}: tensor {name} must occur once, got it in {files[name]} and"
+                            f"{LOADER}: tensor {name} must occur once, got it in {files[name]} and"
                             f" in {path}"
                         )
                     tensors[name], files[name] = file.get_tensor(name), path
         except SafetensorError as error:
-            raise ValueError(f"{_OWNER}: {path} must be a safetensors file, got {error}") from error
+            raise ValueError(f"{LOADER}: {path} must be a safetensors file, got {error}") from error
     for name, tensor in tensors.items():
         if tensor.dtype not in _DTYPES:
             raise ValueError(
-                f"{_OWNER}: tensor {name} must be float32, bfloat16 or float16, got {tensor.dtype}"
+                f"{LOADER}: tensor {name} must be float32, bfloat16 or float16, got {tensor.dtype}"
                 f" in {files[name]}"
             )
     return HeadTensors(folder, tensors, files, merged)
@@ -134,7 +138,8 @@ def write_head_tensors(folder: Path, tensors: Mapping[str, torch.Tensor]) -> Pat
     """Write a heads-only checkpoint's tensors; return the file.
 
     Raises:
-        ValueError: the folder already holds other *.safetensors files, whose tensors would be read back with these.
+        ValueError: the folder already holds other *.safetensors files, whose tensors would be read
+            back with these.
     """
     target = folder / HEADS_FILE
     others = [path.name for path in sorted(folder.glob("*.safetensors")) if path != target]

@@ -23,22 +23,22 @@ class HeadOutput(NamedTuple):
 
 
 @contextlib.contextmanager
-def _full_float32(device_type: str) -> Iterator[None]:
-    """No autocast, and no TF32 or bfloat16 inside float32 products.
+def _without_tf32(device_type: str) -> Iterator[None]:
+    """Full float32 products, whatever torch.set_float32_matmul_precision said.
 
-    A rounding of 1e-3 in T would show in every sampled token's probability. The precision is a
-    setting of the process, put back on leaving; under torch.compile, which cannot trace the change,
-    the process's own setting holds, and so it does for the products of the backward pass.
+    The setting belongs to the process and is put back on leaving. Under torch.compile, which cannot
+    trace the change, and in the backward pass the process's own setting holds.
     """
-    with contextlib.ExitStack() as stack:
-        if torch.amp.is_autocast_available(device_type):
-            stack.enter_context(torch.autocast(device_type, enabled=False))
-        if not torch.compiler.is_compiling() and torch.get_float32_matmul_precision() != "highest":
-            backends = torch.backends
-            matmul = backends.cuda.matmul if device_type == "cuda" else backends.mkldnn.matmul
-            stack.callback(setattr, matmul, "fp32_precision", matmul.fp32_precision)
-            matmul.fp32_precision = "ieee"
+    if torch.compiler.is_compiling() or torch.get_float32_matmul_precision() == "highest":
         yield
+        return
+    matmul = (torch.backends.cuda if device_type == "cuda" else torch.backends.mkldnn).matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 class _Head(nn.Module):
@@ -119,17 +119,23 @@ class AutoDecoHeads(nn.Module):
             TypeError: hidden_states or logits are not floating point tensors.
         """
         self._check(hidden_states, logits)
-        with _full_float32(hidden_states.device.type):
-            hidden_states = hidden_states.float()
-            ones = hidden_states.new_ones(hidden_states.shape[:-1])
-            temperature, top_p = ones, ones
-            if self.temp_head is not None:
-                temperature = 2 * self.temp_head(hidden_states).sigmoid()
-            if self.top_p_head is not None:
-                features = [hidden_states, temperature.detach().unsqueeze(-1)]
-                if self.use_enhanced_features:
-                    features.append(distribution_stats(logits.detach(), temperature.detach()))
-                top_p = self.top_p_head(torch.cat(features, dim=-1)).sigmoid()
+        device_type = hidden_states.device.type
+        if not torch.amp.is_autocast_available(device_type):
+            return self._predict(hidden_states, logits)
+        with torch.autocast(device_type, enabled=False), _without_tf32(device_type):
+            return self._predict(hidden_states, logits)
+
+    def _predict(self, hidden_states: Tensor, logits: Tensor) -> HeadOutput:
+        hidden_states = hidden_states.float()
+        ones = hidden_states.new_ones(hidden_states.shape[:-1])
+        temperature, top_p = ones, ones
+        if self.temp_head is not None:
+            temperature = 2 * self.temp_head(hidden_states).sigmoid()
+        if self.top_p_head is not None:
+            features = [hidden_states, temperature.detach().unsqueeze(-1)]
+            if self.use_enhanced_features:
+                features.append(distribution_stats(logits.detach(), temperature.detach()))
+            top_p = self.top_p_head(torch.cat(features, dim=-1)).sigmoid()
         return HeadOutput(temperature, top_p)
 
     def _check(self, hidden_states: Tensor, logits: Tensor) -> None:

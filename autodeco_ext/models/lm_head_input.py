@@ -1,4 +1,4 @@
-"""The input of a model's LM head during one forward pass: the hidden states that the AutoDeco heads read."""
+"""The input of a model's LM head: the hidden states that the AutoDeco heads read."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from contextvars import ContextVar
 import torch
 from torch import nn
 
-# Architectures whose LM head's input is hidden_states[-1] (a test compares them). Under torch.compile the hook below
-# cannot be used, and an architecture that scales or projects in between would silently give the heads something else.
+# Architectures whose LM head's input is hidden_states[-1] (a test compares them). Under
+# torch.compile the hook below cannot be used, and an architecture that scales or projects in
+# between would silently give the heads something else.
 LAST_HIDDEN_STATE_MODELS = frozenset(
     {"gemma2", "gpt_oss", "llama", "mistral", "qwen2", "qwen3", "qwen3_moe"}
 )
@@ -23,8 +24,9 @@ _install_lock = threading.Lock()
 
 
 def _capture_hook(module: nn.Module, args: tuple) -> None:
-    # One permanent function that holds nothing: what it captures goes to the context that asked. Adding and removing
-    # a hook per forward pass would race between threads, and tensors kept on the module break deepcopy and pickle.
+    # One permanent function that holds nothing: what it captures goes to the context that asked.
+    # Adding and removing a hook per forward pass would race between threads, and tensors kept on
+    # the module break deepcopy and pickle.
     if torch.compiler.is_compiling():
         return
     active = _active.get()
@@ -34,7 +36,7 @@ def _capture_hook(module: nn.Module, args: tuple) -> None:
 
 @contextmanager
 def capture_lm_head_input(lm_head: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Collect the inputs of lm_head, called in this thread inside the with block, into the yielded list."""
+    """Collect the inputs of calls of lm_head in this thread into the yielded list."""
     if _capture_hook not in lm_head._forward_pre_hooks.values():
         with _install_lock:
             if _capture_hook not in lm_head._forward_pre_hooks.values():

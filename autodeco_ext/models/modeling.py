@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,43 +18,40 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import ModelOutput
 
 from autodeco_ext.generation.generate import DrawingGenerationMixin
 from autodeco_ext.models.checkpoint import (
+    LOADER,
     find_checkpoint,
     read_head_tensors,
     write_head_tensors,
 )
 from autodeco_ext.models.configuration import AutoDecoConfig
+from autodeco_ext.models.forward import HeadsForwardMixin
 from autodeco_ext.models.heads import AutoDecoHeads
-from autodeco_ext.models.lm_head_input import (
-    LAST_HIDDEN_STATE_MODELS,
-    capture_lm_head_input,
-    kept_positions,
-)
-from autodeco_ext.models.outputs import with_predictions
-from autodeco_ext.reference import autodeco_loss
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 
-class AutoDecoModelForCausalLM(DrawingGenerationMixin):
+class AutoDecoModelForCausalLM(HeadsForwardMixin, DrawingGenerationMixin):
     """A causal language model that predicts its own temperature and top_p.
 
     Built with from_base or from_pretrained, never called itself. What they return is an instance of
-    AutoDeco<Base> = (AutoDecoModelForCausalLM, <Base>), a subclass of the base model's own class, so that it is a
-    model of transformers like any other: model.config is the base's config, and logits are the base's. In addition:
+    AutoDeco<Base> = (AutoDecoModelForCausalLM, <Base>), a subclass of the base model's own class,
+    so that it is a model of transformers like any other: model.config is the base's config, and
+    logits are the base's. In addition:
 
     - model.heads is the AutoDecoHeads, always float32; model.autodeco_config the AutoDecoConfig;
-    - forward returns the base's output with the fields temperature and top_p, [batch, positions], one entry per
+    - forward returns the base's output with the fields temperature and top_p, [batch, positions],
+    one entry per
       position that logits are computed for, and with labels the AutoDeco loss (see forward);
     - generate(do_sample=True) draws each token with the predicted values.
 
     Example:
         >>> import torch
         >>> from transformers import LlamaConfig, LlamaForCausalLM
-        >>> sizes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+        >>> sizes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=2)
         >>> base = LlamaForCausalLM(LlamaConfig(vocab_size=16, **sizes))
         >>> model = AutoDecoModelForCausalLM.from_base(base)
         >>> output = model(torch.tensor([[1, 2, 3]]))
@@ -88,21 +84,24 @@ class AutoDecoModelForCausalLM(DrawingGenerationMixin):
     ) -> Any:
         """Put new, untrained heads on a base model.
 
-        The result shares the modules and weights of a base model that is passed as an object; nothing is copied and
-        the object itself stays what it was. The heads are initialised from torch's generator.
+        The result shares the modules and weights of a base model that is passed as an object;
+        nothing is copied and the object itself stays what it was. The heads are initialised from
+        torch's generator.
 
         Args:
             base_model: a causal language model, or the name or folder of one.
-            enable_temperature_head, enable_top_p_head, use_enhanced_features, temperature_hidden_size,
+            enable_temperature_head, enable_top_p_head, use_enhanced_features,
+            temperature_hidden_size,
                 top_p_hidden_size: as in AutoDecoConfig.
-            kwargs: with a name or folder, passed to AutoModelForCausalLM.from_pretrained (dtype, gguf_file, ...).
+            kwargs: with a name or folder, passed to AutoModelForCausalLM.from_pretrained (dtype,
+                gguf_file, ...).
         """
         if not isinstance(base_model, PreTrainedModel):
             base_model = _load_base(base_model, "from_base", **kwargs)
         elif kwargs:
             raise TypeError(
-                "autodeco_ext.AutoDecoModelForCausalLM.from_base: further arguments require the name"
-                f" or folder of a base model, got a model object and {sorted(kwargs)}"
+                "autodeco_ext.AutoDecoModelForCausalLM.from_base: further arguments require the"
+                f" name or folder of a base model, got a model object and {sorted(kwargs)}"
             )
         _check_base(base_model, "from_base")
         config = AutoDecoConfig.from_base(
@@ -130,18 +129,19 @@ class AutoDecoModelForCausalLM(DrawingGenerationMixin):
         Args:
             pretrained_model_name_or_path: folder or hub repository of the checkpoint.
             config: instead of the checkpoint's config.json.
-            base_model: object, name or folder to use in place of config.base_model_name_or_path (heads-only) or of
-                the base tensors in the checkpoint (merged).
-            kwargs: cache_dir, force_download, local_files_only, revision and token say how to fetch the checkpoint;
-                all but revision, and everything else (dtype, device_map, ...), goes to the loading of the base.
+            base_model: object, name or folder to use in place of config.base_model_name_or_path
+                (heads-only) or of the base tensors in the checkpoint (merged).
+            kwargs: cache_dir, force_download, local_files_only, revision and token say how to
+                fetch the checkpoint; all but revision, and everything else (dtype, device_map,
+                ...), goes to the loading of the base.
 
         Raises:
-            ValueError: head tensors missing, extra, of a shape that does not fit config.json or the base model, or no
-                base model to be found.
+            ValueError: head tensors missing, extra, of a shape that does not fit config.json or
+                the base model, or no base model to be found.
             OSError: checkpoint or base model cannot be read.
         """
         if kwargs.pop("output_loading_info", False):
-            raise ValueError(f"{_LOADER}: output_loading_info must be False, got True")
+            raise ValueError(f"{LOADER}: output_loading_info must be False, got True")
         for name in ("adapter_kwargs", "_from_auto", "code_revision", "_commit_hash"):
             kwargs.pop(name, None)  # set by AutoModelForCausalLM.from_pretrained
         hub_options = {name: kwargs[name] for name in _HUB_OPTIONS if kwargs.get(name) is not None}
@@ -149,7 +149,10 @@ class AutoDecoModelForCausalLM(DrawingGenerationMixin):
         folder = find_checkpoint(pretrained_model_name_or_path, **hub_options)
         config = _read_config(folder) if config is None else config
         found = read_head_tensors(folder)
-        found.check_shapes(_head_shapes(config), f"hidden_size {config.hidden_size} in config.json")
+        heads = AutoDecoHeads(config)
+        names = heads.state_dict().keys()
+        reason = f"hidden_size {config.hidden_size} in config.json"
+        found.check_shapes(_head_shapes(config, config.hidden_size), names, reason)
 
         if isinstance(base_model, PreTrainedModel):
             _check_base(base_model, "from_pretrained")
@@ -160,7 +163,7 @@ class AutoDecoModelForCausalLM(DrawingGenerationMixin):
             name = base_model or config.base_model_name_or_path
             if not name:
                 raise ValueError(
-                    f"{_LOADER}: base_model must be given (the checkpoint holds only the heads, and"
+                    f"{LOADER}: base_model must be given (the checkpoint holds only the heads, and"
                     f" its config.json does not name the base model), got None for {folder}"
                 )
             base = _load_base(name, "from_pretrained", **kwargs)
@@ -192,10 +195,11 @@ class AutoDecoModelForCausalLM(DrawingGenerationMixin):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Write a heads-only checkpoint: config.json, generation_config.json and the head tensors in float32.
+        """Write a heads-only checkpoint: config.json, generation_config.json and the head tensors
+        in float32.
 
-        The base is not written. from_pretrained loads it from config.base_model_name_or_path, or from its argument
-        base_model, which is needed if the base was an object without a name.
+        The base is not written. from_pretrained loads it from config.base_model_name_or_path, or
+        from its argument base_model, which is needed if the base was an object without a name.
 
         Args:
             save_directory: created if need be; must not hold other *.safetensors files.
@@ -226,64 +230,11 @@ class AutoDecoModelForCausalLM(DrawingGenerationMixin):
         base = AutoModelForCausalLM.from_config(config.base_config(), **kwargs)
         return _attach(_share(base), config, AutoDecoHeads(config))
 
-    def _forward_with_heads(self, arguments: dict[str, Any]) -> ModelOutput | tuple:
-        labels = arguments.pop("labels", None)
-        num_items_in_batch = arguments.pop("num_items_in_batch", None)
-        return_dict = arguments.pop("return_dict", None)
-        if return_dict is None:
-            return_dict = getattr(self.config, "return_dict", True)
-        # The AutoDeco loss trains the heads only, so with labels the base needs no graph.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and labels is None):
-            outputs, hidden_states = self._run_base(arguments)
-        predicted = self.heads(hidden_states.detach(), outputs.logits.detach())
-        outputs = with_predictions(outputs, predicted.temperature, predicted.top_p)
-        if labels is not None:
-            kept = kept_positions(arguments.get("logits_to_keep", 0))
-            outputs.loss = _loss(outputs, labels, kept, num_items_in_batch)
-        return outputs if return_dict else outputs.to_tuple()
-
-    def _run_base(self, arguments: dict[str, Any]) -> tuple[ModelOutput, torch.Tensor]:
-        """Run the base's forward; return its output and the input of the LM head, row for row with the logits."""
-        forward = self._base_class.forward
-        if torch.compiler.is_compiling():
-            return self._run_base_compiled(forward, arguments)
-        with capture_lm_head_input(self.get_output_embeddings()) as captured:
-            outputs = forward(self, **arguments, return_dict=True)
-        if len(captured) != 1 or captured[0].shape[:-1] != outputs.logits.shape[:-1]:
-            raise RuntimeError(
-                f"autodeco_ext.AutoDecoModelForCausalLM: {self._base_class.__name__} must call its LM head once per"
-                f" forward, on the positions it returns logits {list(outputs.logits.shape)} for, got inputs"
-                f" {[list(x.shape) for x in captured]}"
-            )
-        return outputs, captured[0]
-
-    def _run_base_compiled(
-        self, forward: Any, arguments: dict[str, Any]
-    ) -> tuple[ModelOutput, torch.Tensor]:
-        model_type = self.config.get_text_config().model_type
-        if model_type not in LAST_HIDDEN_STATE_MODELS:
-            raise NotImplementedError(
-                "autodeco_ext.AutoDecoModelForCausalLM: under torch.compile the base must be one of"
-                f" {sorted(LAST_HIDDEN_STATE_MODELS)} in this version, got {model_type}"
-            )
-        arguments = dict(arguments)
-        wanted = arguments.pop("output_hidden_states", None)
-        outputs = forward(self, **arguments, output_hidden_states=True, return_dict=True)
-        kept = kept_positions(arguments.get("logits_to_keep", 0))
-        hidden_states = outputs.hidden_states[-1][:, kept]
-        if not wanted:
-            fields = {name: value for name, value in outputs.items() if name != "hidden_states"}
-            outputs = type(outputs)(**fields)
-        return outputs, hidden_states
-
     def __reduce_ex__(self, protocol: int) -> tuple:
         if type(self) is autodeco_class(self._base_class):
             # The class is made on demand, so pickle and deepcopy cannot find it by its name.
             return _rebuild, (self._base_class,), self.__dict__.copy()
         return super().__reduce_ex__(protocol)
-
-
-_LOADER = "autodeco_ext.AutoDecoModelForCausalLM.from_pretrained"
 
 
 @functools.cache
@@ -297,13 +248,14 @@ def autodeco_class(base_class: type[PreTrainedModel]) -> type:
 
     forward.__doc__ = f"""{base_class.__name__}.forward with the predictions of the heads.
 
-    Returns the base's output (logits unscaled) with the fields temperature and top_p added at the end: float32,
-    [batch, positions], the positions that logits are returned for. Without gradient into the base.
+    Returns the base's output (logits unscaled) with the fields temperature and top_p added at the
+    end: float32, [batch, positions], the positions that logits are returned for. Without gradient
+    into the base.
 
-    labels: [batch, sequence], unshifted, -100 ignored. The loss is then the AutoDeco loss of the two heads as
-    released (reference.autodeco_loss) and not the base's cross entropy; its gradient reaches the heads only.
-    num_items_in_batch: the number both of its sums are divided by, for gradient accumulation; without it each part
-    is the mean over the positions it counts.
+    labels: [batch, sequence], unshifted, -100 ignored. The loss is then the AutoDeco loss of the
+    two heads as released (reference.autodeco_loss) and not the base's cross entropy; its gradient
+    reaches the heads only. num_items_in_batch: the number both of its sums are divided by, for
+    gradient accumulation; without it each part is the mean over the positions it counts.
     """
     ignored = [
         *(base_class._keys_to_ignore_on_load_unexpected or []),
@@ -332,7 +284,8 @@ def _share(base: PreTrainedModel) -> Any:
     for name, value in base.__dict__.items():
         if name in ("_compiled_call", "_last_compile_config"):
             continue  # a compiled call of the base would go on running the base's forward
-        # The containers are copied, so that the heads and later hooks are registered here and not on the base.
+        # The containers are copied, so that the heads and later hooks are registered here and not
+        # on the base.
         model.__dict__[name] = copy.copy(value) if isinstance(value, (dict, set, list)) else value
     model.generation_config = copy.deepcopy(base.generation_config)
     return model
@@ -343,8 +296,8 @@ def _attach(model: Any, config: AutoDecoConfig, heads: AutoDecoHeads) -> Any:
     model.heads = heads.to(parameter.device).train(model.training)
     model.autodeco_config = config
     if model.generation_config.temperature is None:
-        # generate ignores it, but text-generation pipelines set temperature=0.7 explicitly where the model says
-        # nothing, and an explicit temperature takes the place of the head's.
+        # generate ignores it, but text-generation pipelines set temperature=0.7 explicitly where
+        # the model says nothing, and an explicit temperature takes the place of the head's.
         model.generation_config.temperature = 1.0
     return model
 
@@ -365,16 +318,21 @@ def _check_base(base: PreTrainedModel, method: str) -> None:
     replaced = sorted({"forward", "generate"} & base.__dict__.keys())
     if replaced:
         raise ValueError(
-            f"{prefix} not have its methods replaced (a model dispatched over several devices is not supported in"
-            f" this version), got {name} with its own {', '.join(replaced)}"
+            f"{prefix} not have its methods replaced (a model dispatched over several devices is"
+            f" not supported in this version), got {name} with its own {', '.join(replaced)}"
         )
 
 
 def _load_base(name: str | os.PathLike, method: str, **kwargs: Any) -> PreTrainedModel:
     owner = f"autodeco_ext.AutoDecoModelForCausalLM.{method}"
     own_config = Path(name) / "config.json"
-    if own_config.is_file() and json.loads(own_config.read_text()).get("model_type") == AutoDecoConfig.model_type:
-        raise ValueError(f"{owner}: base_model must be a model without AutoDeco heads, got {str(name)!r}")
+    if (
+        own_config.is_file()
+        and json.loads(own_config.read_text()).get("model_type") == AutoDecoConfig.model_type
+    ):
+        raise ValueError(
+            f"{owner}: base_model must be a model without AutoDeco heads, got {str(name)!r}"
+        )
     try:
         return AutoModelForCausalLM.from_pretrained(name, **kwargs)
     except OSError as error:
@@ -385,7 +343,7 @@ def _load_base(name: str | os.PathLike, method: str, **kwargs: Any) -> PreTraine
 
 
 def _load_merged(folder: Path, config: AutoDecoConfig, **kwargs: Any) -> Any:
-    """Load the base tensors of a merged checkpoint straight into the AutoDeco class of its architecture."""
+    """Load a merged checkpoint's base tensors into the AutoDeco class of its base."""
     base_config = config.base_config()
     base_class = AutoModelForCausalLM._model_mapping[type(base_config)]
     cls = autodeco_class(base_class)
@@ -395,7 +353,8 @@ def _load_merged(folder: Path, config: AutoDecoConfig, **kwargs: Any) -> Any:
     missing = sorted(info["missing_keys"])
     if missing:
         raise ValueError(
-            f"{_LOADER}: a merged checkpoint must hold every base tensor under llm., got none for {missing} in {folder}"
+            f"{LOADER}: a merged checkpoint must hold every base tensor under llm., got none for"
+            f" {missing} in {folder}"
         )
     return model
 
@@ -404,39 +363,22 @@ def _read_config(folder: Path) -> AutoDecoConfig:
     fields, _ = PretrainedConfig.get_config_dict(folder)
     if fields.get("model_type") != AutoDecoConfig.model_type:
         raise ValueError(
-            f"{_LOADER}: model_type in config.json must be {AutoDecoConfig.model_type!r} (from_base puts heads on"
-            f" other models), got {fields.get('model_type')!r} in {folder}"
+            f"{LOADER}: model_type in config.json must be {AutoDecoConfig.model_type!r}"
+            f" (from_base puts heads on other models), got {fields.get('model_type')!r} in {folder}"
         )
     return AutoDecoConfig.from_pretrained(folder)
 
 
-def _head_shapes(config: AutoDecoConfig) -> dict[str, torch.Size]:
+def _head_shapes(config: AutoDecoConfig, hidden_size: int) -> dict[str, torch.Size]:
+    """Shapes of all eight tensors, those of a head that is switched off included."""
+    both = AutoDecoConfig(
+        hidden_size=hidden_size,
+        use_enhanced_features=config.use_enhanced_features,
+        temperature_hidden_size=config.temperature_hidden_size,
+        top_p_hidden_size=config.top_p_hidden_size,
+    )
     with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in AutoDecoHeads(config).state_dict().items()}
-
-
-def _loss(
-    outputs: ModelOutput,
-    labels: torch.Tensor,
-    kept: slice | torch.Tensor,
-    num_items_in_batch: int | torch.Tensor | None,
-) -> torch.Tensor:
-    """The AutoDeco loss: the output at position t is scored on labels[t + 1], the last position has no label."""
-    shifted = F.pad(labels[:, 1:], (0, 1), value=-100)[:, kept]  # [batch, positions]
-    if shifted.shape != outputs.temperature.shape:
-        raise ValueError(
-            f"autodeco_ext.AutoDecoModelForCausalLM.forward: labels must have the shape of input_ids, got"
-            f" {list(labels.shape)} for predictions {list(outputs.temperature.shape)}"
-        )
-    counted = shifted != -100
-    loss = autodeco_loss(
-        outputs.logits.detach()[counted].float(),
-        outputs.temperature[counted],
-        outputs.top_p[counted],
-        shifted[counted],
-        reduction="mean" if num_items_in_batch is None else "sum",
-    ).loss
-    return loss if num_items_in_batch is None else loss / num_items_in_batch
+        return {name: tensor.shape for name, tensor in AutoDecoHeads(both).state_dict().items()}
 
 
 AutoConfig.register(AutoDecoConfig.model_type, AutoDecoConfig, exist_ok=True)

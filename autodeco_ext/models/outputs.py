@@ -19,7 +19,7 @@ def with_predictions(
 
 @functools.cache
 def output_type(base: type[ModelOutput]) -> type[ModelOutput]:
-    """Return the dataclass AutoDeco<Base>: the fields of base, then temperature and top_p ([batch, positions])."""
+    """Return the dataclass AutoDeco<Base>: base's fields, then temperature and top_p."""
     return dataclasses.make_dataclass(
         f"AutoDeco{base.__name__}",
         [

@@ -1,0 +1,1 @@
+"""Training the heads on a frozen base model."""

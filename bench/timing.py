@@ -1,0 +1,49 @@
+"""Times functions side by side, so that a drift of the machine's speed hits all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+
+class Timing(NamedTuple):
+    """Microseconds of one call."""
+
+    median: float
+    percentile_20: float
+    percentile_80: float
+
+
+def time_together(
+    functions: dict[str, Callable[[int], object]], seconds: float
+) -> dict[str, Timing]:
+    """Calls each function in turn, with a running number, until `seconds` have passed for each.
+
+    Args:
+        functions: name -> function of the round, which picks its input so that rounds differ.
+        seconds: time to spend on each function; at least five rounds are made.
+    """
+    spent = dict.fromkeys(functions, 0.0)
+    samples: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        function(0)
+    round_number = 0
+    while True:
+        waiting = [name for name in functions if spent[name] < seconds or len(samples[name]) < 5]
+        if not waiting:
+            break
+        round_number += 1
+        for name in waiting:
+            start = time.perf_counter()
+            functions[name](round_number)
+            elapsed = time.perf_counter() - start
+            spent[name] += elapsed
+            samples[name].append(elapsed * 1e6)
+    quantiles = torch.tensor([0.5, 0.2, 0.8], dtype=torch.float64)
+    return {
+        name: Timing(*torch.tensor(values, dtype=torch.float64).quantile(quantiles).tolist())
+        for name, values in samples.items()
+    }

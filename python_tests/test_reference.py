@@ -1,0 +1,507 @@
+"""The reference by hand-computable cases, by an independent judge, and by Hugging Face's warpers."""
+
+from __future__ import annotations
+
+import doctest
+import math
+
+import pytest
+import torch
+from oracle import ROW_KINDS, assert_kept, chi_square_pvalue, judge_kept, make_rows, tokens_pvalue
+from transformers import (
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from autodeco_ext import _reference_losses, reference
+
+INF, NAN = float("inf"), float("nan")
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def kept(logits: list[float] | torch.Tensor, *parameters, **named) -> list[int]:
+    """Indices of the kept tokens of one row."""
+    mask = reference.kept_mask(torch.as_tensor(logits), *parameters, **named)
+    return mask.nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize("module", [reference, _reference_losses])
+def test_docstring_examples_run(module) -> None:
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+# Section 1.1: scale
+
+
+def test_probabilities_are_the_softmax_at_the_temperature() -> None:
+    logits = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64)
+    expected = torch.tensor([1.0, math.exp(0.5), math.exp(1.5)], dtype=torch.float64)
+    got = reference.sampling_distribution(logits, temperature=2.0)
+    torch.testing.assert_close(got, expected / expected.sum(), rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -0.0, 1e-46, 1e-45, 1e-38, 1e-5])
+def test_small_temperatures_tend_to_the_argmax(temperature: float) -> None:
+    probs = reference.sampling_distribution(torch.tensor([1.0, 2.0, 1.9]), temperature)
+    assert probs.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_zero_temperature_takes_the_lowest_index_among_equals() -> None:
+    assert kept([1.0, 2.0, 2.0], 0.0) == [1]
+    assert kept([1.0, 2.0, 2.0], 1e-30) == [0, 1, 2]  # not greedy: no filter is on
+
+
+def test_temperature_is_rounded_to_float32() -> None:
+    logits = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    rounded = torch.tensor(0.1, dtype=torch.float32).item()
+    got = reference.sampling_distribution(logits, 0.1)
+    assert got[0].item() == pytest.approx(1 / (1 + math.exp(1 / rounded)), rel=1e-14)
+    assert got[0].item() != pytest.approx(1 / (1 + math.exp(1 / 0.1)), rel=1e-10)
+
+
+# Section 1.2: order
+
+
+def test_order_is_descending_logit_then_ascending_index() -> None:
+    logits = [1.0, 3.0, 2.0, 3.0, 2.0]
+    assert [kept(logits, top_k=k) for k in (1, 2, 3, 4)] == [[1], [1, 3], [1, 2, 3], [1, 2, 3, 4]]
+
+
+def test_negative_zero_equals_positive_zero() -> None:
+    assert kept([-0.0, 0.0, -0.0], top_k=1) == [0]
+    assert kept([0.0, -0.0, 0.0], top_k=2) == [0, 1]
+    assert kept([-0.0, 0.0], 0.0) == [0]
+
+
+@pytest.mark.parametrize("vocab", [5, 200, 70_000])
+def test_long_runs_of_ties_stay_in_index_order(vocab: int) -> None:
+    logits = torch.zeros(vocab)
+    logits[::2] = -0.0
+    assert kept(logits, top_k=vocab // 2) == list(range(vocab // 2))
+
+
+def test_order_is_that_of_the_logits_where_the_scaled_ones_collide() -> None:
+    # 1 / T underflows the difference to nothing in float32, but token 1 still comes first.
+    logits = torch.tensor([1.0, 1.0000001, 0.0])
+    assert kept(logits, 3e38, top_k=1, dtype=torch.float32) == [1]
+
+
+# Section 1.3: filters
+
+
+def test_top_k_off_values() -> None:
+    logits = [1.0, 2.0, 3.0]
+    for off in (None, 0, 3, 4, 2**62, torch.tensor(0), torch.tensor(3)):
+        assert kept(logits, top_k=off) == [0, 1, 2]
+
+
+def test_top_p_keeps_the_shortest_prefix_that_reaches_it() -> None:
+    logits = torch.tensor([0.0, 0.0, 0.0, 0.0])  # a quarter each, exactly
+    lengths = {0.2: 1, 0.25: 1, 0.26: 2, 0.5: 2, 0.75: 3, 0.76: 4}
+    assert {p: len(kept(logits, top_p=p)) for p in lengths} == lengths
+
+
+@pytest.mark.parametrize("top_p", [0.0, -0.5, -INF])
+def test_top_p_of_zero_or_less_keeps_the_first_token(top_p: float) -> None:
+    assert kept([0.0, 1.0, 1.0], top_p=top_p) == [1]
+
+
+@pytest.mark.parametrize("top_p", [1.0, 1.5, INF])
+def test_top_p_of_one_or_more_removes_nothing(top_p: float) -> None:
+    # Token 1 has probability exp(-800), which is 0 also in float64: still kept.
+    assert kept([0.0, -800.0, -1.0], top_p=top_p) == [0, 1, 2]
+    assert kept([0.0, -800.0, -1.0], top_p=0.9999999) == [0, 2]
+
+
+def test_top_p_works_on_what_top_k_kept() -> None:
+    logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
+    assert kept(logits, top_p=0.55) == [0, 1]
+    assert kept(logits, top_p=0.55, top_k=2) == [0]  # 0.4 / 0.7 = 0.571
+
+
+def test_min_p_is_relative_to_the_largest_and_follows_top_p() -> None:
+    logits = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64).log()
+    assert kept(logits, min_p=0.49) == [0, 1, 2]
+    assert kept(logits, min_p=0.51) == [0, 1]
+    assert kept(logits, top_p=0.4, min_p=0.49) == [0]
+    for off in (None, 0.0, -1.0):
+        assert kept(logits, min_p=off) == [0, 1, 2, 3]
+
+
+def test_min_p_of_one_keeps_ties_and_above_one_the_first_token() -> None:
+    assert kept([2.0, 1.0, 2.0], min_p=1.0) == [0, 2]
+    assert kept([1.0, 2.0, 2.0], min_p=1.1) == [1]
+    assert kept([1.0, 2.0, 2.0], min_p=INF) == [1]
+
+
+def test_minus_infinity_and_columns_beyond_valid_vocab_do_not_exist() -> None:
+    assert kept([1.0, -INF, 3.0, NAN], valid_vocab=3) == [0, 2]
+    assert kept([1.0, -INF, 3.0, 2.0], top_k=3) == [0, 2, 3]
+    assert kept([1.0, 5.0, 3.0], 0.0, valid_vocab=1) == [0]
+    assert kept([1.0, 2.0], valid_vocab=7) == [0, 1]
+
+
+def test_one_token_is_always_drawn() -> None:
+    logits = torch.tensor([[-3.0]])
+    info = reference.sample(logits, 0.7, 0.1, 1, 2.0, seed=5, return_info=True)
+    assert [value.item() for value in info] == [0, 0.0, 0.0, 1, 0.0, True]
+
+
+def test_parameters_are_per_row_and_broadcast() -> None:
+    logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log().expand(2, 3, 4)
+    counts = reference.kept_mask(logits, top_k=torch.tensor([1, 2, 3])).sum(-1)
+    assert counts.tolist() == [[1, 2, 3], [1, 2, 3]]
+    counts = reference.kept_mask(logits, top_p=torch.tensor([[0.1], [0.75]])).sum(-1)
+    assert counts.tolist() == [[1, 1, 1], [3, 3, 3]]
+
+
+def test_filtered_logits_keep_scaled_values() -> None:
+    logits = torch.tensor([[4.0, 2.0, 1.0], [4.0, 2.0, 6.0]])
+    got = reference.filter_logits(logits, torch.tensor([0.5, 0.0]), top_k=2, filter_value=-9.0)
+    assert got.tolist() == [[8.0, 4.0, -9.0], [-9.0, -9.0, 6.0]]
+    saturated = reference.filter_logits(torch.tensor([1.0, -1.0]), 1e-45)
+    limit = torch.finfo(torch.float32).max
+    assert saturated.tolist() == [limit, -limit]
+
+
+# The judge, and random rows
+
+
+@pytest.mark.parametrize("kind", ROW_KINDS)
+@pytest.mark.parametrize("vocab", [1, 2, 17, 1000])
+def test_kept_sets_of_random_rows_are_right(kind: str, vocab: int) -> None:
+    rows, random = 200, generator(vocab)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        logits = make_rows(kind, rows, vocab, dtype, random)
+        temperature = 2 * torch.rand(rows, generator=random)
+        top_p = 1.2 * torch.rand(rows, generator=random)
+        top_k = torch.randint(0, vocab + 2, (rows,), generator=random)
+        min_p = torch.rand(rows, generator=random) ** 4 * 1.1
+        temperature[::9], top_p[::8], top_k[::2], min_p[::3] = 0, 0, 0, 0
+        mask = reference.kept_mask(logits, temperature, top_p, top_k, min_p)
+        assert_kept(logits, mask, temperature, top_p, top_k, min_p)
+
+
+def test_the_judge_rejects_every_other_set() -> None:
+    logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log().expand(16, 4)
+    every = torch.tensor([[bool(i >> j & 1) for j in range(4)] for i in range(16)])
+    for named, right in [
+        ({"top_p": 0.6}, [1, 1, 0, 0]),
+        ({"top_k": 3}, [1, 1, 1, 0]),
+        ({"min_p": 0.6}, [1, 1, 0, 0]),
+        ({"top_p": 1.0}, [1, 1, 1, 1]),
+        ({"top_p": 0.0}, [1, 0, 0, 0]),
+        ({"temperature": 0.0}, [1, 0, 0, 0]),
+        ({"top_p": 0.95, "valid_vocab": 2}, [1, 1, 0, 0]),
+        ({"top_k": 2, "top_p": 0.5, "min_p": 0.1}, [1, 0, 0, 0]),
+    ]:
+        expected = (every == torch.tensor(right).bool()).all(-1)
+        assert torch.equal(judge_kept(logits, every, **named), expected), named
+        counts = every.sum(-1)
+        assert torch.equal(judge_kept(logits, counts, **named), counts == sum(right)), named
+
+
+def test_the_judge_allows_slack_at_the_cut_only() -> None:
+    logits = torch.zeros(2, 4)
+    one_or_two = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0]]).bool()
+    assert judge_kept(logits, one_or_two, top_p=0.25 + 1e-6).tolist() == [True, True]
+    assert judge_kept(logits, one_or_two, top_p=0.25 + 3e-6).tolist() == [False, True]
+    assert judge_kept(logits, one_or_two, top_p=0.25 - 3e-6).tolist() == [True, False]
+    tied = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]]).bool()
+    halves = torch.tensor([0.0, -1.0, -1.0, -5.0]).expand(2, 4)
+    assert judge_kept(halves, tied, min_p=math.exp(-1)).tolist() == [False, True]
+    with pytest.raises(AssertionError, match="1 of 2 kept sets are wrong; first row 0 keeps 2"):
+        assert_kept(halves, tied, min_p=math.exp(-1))
+
+
+# Hugging Face
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [(0.7, 0.9, 0, 0.0), (1.3, 1.0, 20, 0.0), (0.9, 1.0, 0, 0.05), (1.1, 0.8, 50, 0.02)],
+)
+def test_filtered_logits_are_those_of_the_hugging_face_warpers(parameters) -> None:
+    temperature, top_p, top_k, min_p = parameters
+    logits = torch.randn(64, 1000, generator=generator(3), dtype=torch.float64) * 3
+    expected = TemperatureLogitsWarper(temperature)(None, logits)
+    if top_k:
+        expected = TopKLogitsWarper(top_k)(None, expected)
+    if top_p < 1:
+        expected = TopPLogitsWarper(top_p)(None, expected)
+    if min_p:
+        expected = MinPLogitsWarper(min_p)(None, expected)
+    got = reference.filter_logits(logits, temperature, top_p, top_k, min_p)
+    assert torch.equal(got.isinf(), expected.isinf())
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=0)  # temperature is float32 here
+
+
+# Section 1.6 and 1.7: draw and random numbers
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [  # Random123's known answers for philox4x32 with 10 rounds
+        ([0] * 4, [0] * 2, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            [0xA4093822, 0x299F31D0],
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
+    ],
+)
+def test_philox_gives_the_known_answers(counter, key, expected: str) -> None:
+    words = reference.philox4x32_10(
+        tuple(torch.tensor(word) for word in counter), tuple(torch.tensor(word) for word in key)
+    )
+    assert " ".join(f"{word.item():08x}" for word in words) == expected
+
+
+def test_uniform_numbers_use_every_bit_of_the_key_and_counter() -> None:
+    base = reference.philox_uniform(3, 5)
+    assert base.item() == reference.philox_uniform(torch.tensor([3]), 5, 0, 0).item()
+    others = [
+        reference.philox_uniform(*arguments).item()
+        for arguments in [(3 + 2**40, 5), (3, 5 + 2**40), (3, 5, 1), (3, 5, 0, 1), (4, 5), (3, 6)]
+    ]
+    assert len({base.item(), *others}) == 7
+    assert reference.philox_uniform(-1).item() == reference.philox_uniform(2**64 - 1).item()
+    zero = (0xE169C58D << 32 | 0x6627E8D5) >> 11
+    assert reference.philox_uniform(0).item() == zero * 2.0**-53
+
+
+def test_uniform_numbers_are_uniform() -> None:
+    for stream in range(4):
+        u = reference.philox_uniform(torch.arange(20_000), 1, stream)
+        assert (u >= 0).all() and (u < 1).all()
+        cells = (u * 100).long().bincount(minlength=100)
+        assert chi_square_pvalue(cells, torch.ones(100)) > 1e-4
+
+
+def test_draw_inverts_the_cumulative_sum_in_index_order() -> None:
+    probs = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]])
+    uniform = torch.tensor([[0.0, 0.2499, 0.25, 0.7499, 0.75, 1 - 2**-24]])
+    assert reference.draw(probs, uniform).tolist() == [[1, 1, 3, 3, 4, 4]]
+
+
+def test_draw_falls_back_to_the_last_token_with_mass() -> None:
+    # u * total rounds up to total itself: no running sum is larger.
+    probs = torch.tensor([[1.0, 2.0**-52, 0.0]], dtype=torch.float64)
+    assert reference.draw(probs, torch.ones(1, 1)).tolist() == [[1]]
+
+
+def test_a_scalar_seed_advances_the_offset_by_row() -> None:
+    logits = torch.zeros(2, 3, 50)
+    scalar = reference.sample(logits, seed=9, offset=4)
+    rows = torch.arange(6).view(2, 3)
+    per_row = reference.sample(logits, seed=torch.full((2, 3), 9), offset=4 + rows)
+    assert torch.equal(scalar, per_row)
+    assert torch.equal(scalar, reference.sample(logits, seed=torch.tensor(9), offset=4))
+
+
+def test_per_row_seeds_and_offsets_are_used_as_given() -> None:
+    logits = torch.zeros(64, 50)
+    same = reference.sample(logits, seed=torch.full((64,), 9))
+    assert len(same.unique()) == 1
+    same = reference.sample(logits, seed=9, offset=torch.zeros(64, dtype=torch.long))
+    assert len(same.unique()) == 1
+    assert len(reference.sample(logits, seed=9).unique()) > 20
+
+
+def test_a_row_does_not_depend_on_its_batch() -> None:
+    logits = make_rows("gaussian", 40, 300, torch.float32, generator(1))
+    seeds = torch.arange(40)
+    together = reference.sample(logits, 1.2, 0.9, seed=seeds, return_info=True)
+    alone = reference.sample(logits[7:8], 1.2, 0.9, seed=seeds[7:8], return_info=True)
+    for a, b in zip(together, alone, strict=True):
+        assert torch.equal(a[7:8], b)
+
+
+def test_the_first_of_several_samples_is_the_single_one() -> None:
+    logits = make_rows("gaussian", 8, 100, torch.float32, generator(2))
+    single = reference.sample(logits, seed=3)
+    several = reference.sample(logits, seed=3, num_samples=5, return_info=True)
+    assert several.tokens.shape == several.logprobs.shape == several.raw_logprobs.shape == (8, 5)
+    assert several.kept.shape == several.log_kept_mass.shape == several.valid.shape == (8,)
+    assert torch.equal(several.tokens[:, 0], single)
+    assert (several.tokens[:, 1:] != single[:, None]).any()
+
+
+@pytest.mark.parametrize("kind", ["peaked", "tied", "masked"])
+def test_sampled_frequencies_follow_the_distribution(kind: str) -> None:
+    logits = make_rows(kind, 1, 500, torch.bfloat16, generator(4))
+    probs = reference.sampling_distribution(logits, 1.5, 0.97, 400, 1e-4)
+    tokens = reference.sample(logits, 1.5, 0.97, 400, 1e-4, seed=11, num_samples=40_000)
+    assert tokens_pvalue(tokens, probs) > 1e-3
+    wrong = reference.sampling_distribution(logits, 1.4, 0.97, 400, 1e-4)
+    assert tokens_pvalue(tokens, wrong) < 1e-6
+
+
+def test_a_token_of_probability_1e_9_is_drawn_at_its_rate() -> None:
+    # 150,000 tokens of 1e-9 each behind one that has the rest: only sums in float64 keep them.
+    logits = torch.zeros(150_000)
+    logits[0] = math.log((1 - 1e-9 * 149_999) / 1e-9)
+    running = reference.sampling_distribution(logits).cumsum(0)
+    inside = (running[75_000] + running[75_001]) / 2
+    assert (
+        reference.draw(reference.sampling_distribution(logits)[None], inside.view(1, 1)) == 75_001
+    )
+
+
+def test_log_probabilities_are_those_of_the_distributions() -> None:
+    logits = make_rows("gaussian", 50, 200, torch.float32, generator(5))
+    temperature, top_p = torch.linspace(0.0, 2.0, 50), torch.linspace(0.2, 1.1, 50)
+    info = reference.sample(logits, temperature, top_p, seed=1, return_info=True)
+    probs = reference.sampling_distribution(logits, temperature, top_p)
+    at_token = probs.gather(-1, info.tokens[:, None])[:, 0]
+    torch.testing.assert_close(info.logprobs, at_token.log(), rtol=1e-12, atol=1e-14)
+    raw = logits.double().softmax(-1).gather(-1, info.tokens[:, None])[:, 0]
+    torch.testing.assert_close(info.raw_logprobs, raw.log(), rtol=1e-12, atol=1e-14)
+    unfiltered = reference.sampling_distribution(logits, temperature)
+    mass = (unfiltered * (probs > 0)).sum(-1)
+    torch.testing.assert_close(info.log_kept_mass, mass.log(), rtol=1e-10, atol=1e-14)
+    assert torch.equal(info.kept, (probs > 0).sum(-1))
+    assert [value[0].item() for value in (info.logprobs, info.kept, info.log_kept_mass)] == [
+        0,
+        1,
+        0,
+    ]
+    assert info.valid.all()
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"temperature": NAN}, "temperature must be finite and >= 0, got nan in row 3"),
+        ({"temperature": -1.0}, "temperature must be finite and >= 0, got -1.0 in row 3"),
+        ({"temperature": 1e39}, "temperature must be finite and >= 0, got inf in row 3"),
+        ({"top_p": NAN}, "top_p must not be NaN, got nan in row 3"),
+        ({"top_k": -1}, "top_k must be >= 0, got -1 in row 3"),
+        ({"min_p": NAN}, "min_p must not be NaN, got nan in row 3"),
+        ({"valid_vocab": 0}, "valid_vocab must be >= 1, got 0 in row 3"),
+    ],
+)
+def test_a_bad_parameter_names_its_row(changes: dict[str, float], text: str) -> None:
+    ((name, bad),) = changes.items()
+    good = torch.ones(5, dtype=torch.float64 if isinstance(bad, float) else torch.int64)
+    good[3] = bad
+    with pytest.raises(ValueError) as error:
+        reference.sample(torch.zeros(5, 4), **{name: good}, seed=0)
+    assert str(error.value) == f"autodeco_ext.reference.sample: {text}"
+    with pytest.raises(ValueError) as error:
+        reference.kept_mask(torch.zeros(5, 4), **{name: bad})
+    expected = text.replace("got inf", "got 1e+39").removesuffix(" in row 3")
+    assert str(error.value) == f"autodeco_ext.reference.kept_mask: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ([0.0, NAN], "logits must not be NaN, got nan in row 2"),
+        ([0.0, INF], "logits must not be +inf, got inf in row 2"),
+        ([-INF, -INF], "logits must have a finite value, got -inf in row 2"),
+    ],
+)
+def test_a_bad_row_of_logits_is_named(row: list[float], text: str) -> None:
+    logits = torch.zeros(2, 2, 2)
+    logits[1, 0] = torch.tensor(row)
+    for op in (reference.sampling_distribution, reference.distribution_stats):
+        with pytest.raises(ValueError) as error:
+            op(logits)
+        assert str(error.value) == f"autodeco_ext.reference.{op.__name__}: {text}"
+
+
+def test_the_first_bad_row_is_the_one_named() -> None:
+    logits = torch.zeros(4, 2)
+    logits[1, 0] = NAN
+    with pytest.raises(ValueError, match="logits must not be NaN, got nan in row 1"):
+        reference.kept_mask(logits, torch.tensor([1.0, 1.0, -1.0, NAN]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"logits": torch.zeros(2, 3).long()}, TypeError, "logits must be a floating point tensor"),
+        ({"logits": [0.0]}, TypeError, "logits must be a floating point tensor, got list"),
+        (
+            {"logits": torch.tensor(1.0)},
+            ValueError,
+            r"logits must have shape \[..., V\] with V >= 1",
+        ),
+        ({"logits": torch.zeros(2, 0)}, ValueError, r"with V >= 1, got \[2, 0\]"),
+        ({"temperature": "1"}, TypeError, "temperature must be a number or a tensor, got str"),
+        ({"temperature": torch.ones(3)}, ValueError, r"must broadcast to \[2\], got \[3\]"),
+        ({"temperature": torch.ones(2).bool()}, TypeError, "must be a real tensor, got torch.bool"),
+        ({"top_k": 1.5}, TypeError, "top_k must be an int or a tensor, got float"),
+        ({"top_k": torch.ones(2)}, TypeError, "top_k must be an integer tensor, got torch.float32"),
+        ({"min_p": torch.ones(2, device="meta")}, ValueError, "min_p must be on cpu, got meta"),
+        ({"seed": torch.zeros(3).long()}, ValueError, r"seed must broadcast to \[2\], got \[3\]"),
+        ({"seed": torch.zeros(2)}, TypeError, "seed must be an int or an int64 tensor"),
+        ({"seed": 0.5}, TypeError, "seed must be an int or an int64 tensor, got float"),
+        ({"offset": torch.zeros(2, 2).long()}, ValueError, "offset must broadcast to"),
+        ({"num_samples": 0}, ValueError, "num_samples must be an int >= 1, got 0"),
+    ],
+)
+def test_bad_arguments_are_explained(arguments: dict, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match="^autodeco_ext.reference.sample: .*" + text):
+        reference.sample(**({"logits": torch.zeros(2, 3), "seed": 0} | arguments))
+
+
+def test_zero_rows_give_empty_results() -> None:
+    logits = torch.zeros(0, 7)
+    assert reference.kept_mask(logits, top_p=0.5).shape == (0, 7)
+    assert reference.sample(logits, seed=0).shape == (0,)
+    assert reference.sample(logits, seed=0, num_samples=3).shape == (0, 3)
+    assert reference.distribution_stats(logits).shape == (0, 4)
+
+
+# Head features
+
+
+def test_statistics_of_a_uniform_and_of_a_known_row() -> None:
+    third = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
+    got = reference.distribution_stats(third.log(), 1.0)
+    entropy = -(third * (third + 1e-8).log()).sum().item()
+    assert got.tolist() == pytest.approx([0.5, entropy, third.var().item(), 1.0], rel=1e-7)
+    uniform = reference.distribution_stats(torch.zeros(10), 0.3)
+    assert uniform.tolist() == pytest.approx([0.1, math.log(10), 0.0, 0.5], rel=1e-6, abs=1e-12)
+
+
+def test_statistics_accept_zero_temperature_masks_and_one_column() -> None:
+    greedy = reference.distribution_stats(torch.tensor([1e4, 1e4 - 1, 0.0]), 0.0)
+    assert greedy.tolist() == pytest.approx([1.0, 0.0, 1 / 3, 1.0], abs=2e-8)
+    masked = reference.distribution_stats(torch.tensor([0.0, -INF, 0.0, -INF]), 1.0)
+    assert masked.tolist() == pytest.approx([0.5, math.log(2), 1 / 12, 1.0], rel=1e-6)
+    assert reference.distribution_stats(torch.tensor([3.0]), 1.0).tolist() == pytest.approx(
+        [1.0, 0.0, 0.0, 1.0], abs=2e-8
+    )
+
+
+def test_head_features_detach_the_temperature() -> None:
+    hidden = torch.zeros(2, 4, requires_grad=True)
+    temperature = torch.tensor([0.5, 1.5], requires_grad=True)
+    logits = torch.randn(2, 9, generator=generator(0))
+    features = reference.head_features(hidden, logits, temperature)
+    assert features.dtype == torch.float32
+    torch.testing.assert_close(
+        features[:, 5:].double(),
+        reference.distribution_stats(logits, temperature),
+        rtol=1e-6,
+        atol=0,
+    )
+    assert features[:, 4].tolist() == [0.5, 1.5]
+    features.sum().backward()
+    assert temperature.grad is None
+    assert torch.equal(hidden.grad, torch.ones(2, 4))
+    assert reference.head_features(hidden, logits, temperature, enhanced=False).shape == (2, 5)

@@ -1,0 +1,84 @@
+"""Tiny random models for tests: no download, and logits and predictions that vary."""
+
+from __future__ import annotations
+
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+VOCAB = 53
+HIDDEN = 32
+MAX_POSITIONS = 64
+
+_CLASSES = {
+    "llama": (LlamaConfig, LlamaForCausalLM, {}),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 8}),
+}
+ARCHITECTURES = [(name, tied) for name in _CLASSES for tied in (False, True)]
+
+
+def tiny_base(
+    name: str = "llama",
+    *,
+    tied: bool = False,
+    vocab: int = VOCAB,
+    hidden: int = HIDDEN,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """A two-layer base model in eval mode, without an end token; 0 is the padding token."""
+    config_class, model_class, extra = _CLASSES[name]
+    config = config_class(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=MAX_POSITIONS,
+        tie_word_embeddings=tied,
+        bos_token_id=1,
+        eos_token_id=None,
+        pad_token_id=0,
+        **extra,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = model_class(config).eval()
+        with torch.no_grad():
+            # The default initialisation (0.02) gives almost flat logits, the same after every
+            # prefix.
+            for parameter in model.parameters():
+                if parameter.dim() == 2:
+                    parameter.normal_(0, 0.3)
+    return model.to(dtype)
+
+
+def spread_heads(heads: torch.nn.Module, *, temperature: float = 1.0, top_p: float = 1.5) -> None:
+    """Make predictions vary: T around `temperature`, P around sigmoid(`top_p`)."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        for head, offset in (
+            (heads.temp_head, torch.logit(torch.tensor(temperature / 2))),
+            (heads.top_p_head, top_p),
+        ):
+            for parameter in head.parameters():
+                parameter.normal_(0, 0.12)
+            head.mlp[2].bias.fill_(float(offset))
+
+
+def tiny_autodeco(name: str = "llama", **kwargs: object):
+    """Return an AutoDecoModelForCausalLM on a tiny base, with heads that vary."""
+    from autodeco_ext import AutoDecoModelForCausalLM
+
+    model = AutoDecoModelForCausalLM.from_base(tiny_base(name, **kwargs))
+    spread_heads(model.heads)
+    return model
