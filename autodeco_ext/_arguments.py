@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 _FLOAT32_MAX = torch.finfo(torch.float32).max
+# Values from here to 0 become -0.0 in float32, which is the greedy temperature.
+_ROUNDS_TO_ZERO = -(2.0**-150)
 _INT64 = 1 << 64
 _INT64_MAX = (1 << 63) - 1
 
@@ -115,7 +117,7 @@ def integer(op: str, name: str, value: object) -> int:
 
 def temperature_parameter(op: str, value: object, logits: torch.Tensor) -> Pair:
     pair = float_parameter(op, "temperature", value, logits)
-    if pair[0] is None and not 0 <= pair[1] <= _FLOAT32_MAX:
+    if pair[0] is None and not _ROUNDS_TO_ZERO <= pair[1] <= _FLOAT32_MAX:
         raise ValueError(f"autodeco_ext.{op}: temperature must be finite and >= 0, got {value}")
     return pair
 
@@ -156,6 +158,16 @@ def _wrapped(value: int) -> int:
     return value - _INT64 if value > _INT64_MAX else value
 
 
+def _is_scalar(seed: object) -> bool:
+    """A tensor without dimensions counts as one: row r uses (seed, offset + r)."""
+    return seed is not None and (not isinstance(seed, torch.Tensor) or seed.ndim == 0)
+
+
+def _row_numbers(logits: torch.Tensor) -> torch.Tensor:
+    rows = logits.shape[:-1]
+    return torch.arange(rows.numel(), device=logits.device).reshape(rows)
+
+
 def seed_parameters(
     op: str,
     logits: torch.Tensor,
@@ -168,22 +180,19 @@ def seed_parameters(
         raise ValueError(
             f"autodeco_ext.{op}: seed must be None when a generator is given, got both"
         )
+    rows = logits.shape[:-1]
     offset_tensor, offset_value = integer_parameter(
         op, "offset", 0 if offset is None else offset, logits
     )
     offset_value = _wrapped(offset_value)
-    rows = logits.shape[:-1]
+    if isinstance(offset, torch.Tensor) and offset.ndim == 0 and _is_scalar(seed):
+        offset_tensor = offset_tensor + _row_numbers(logits)
     if seed is None:
         seed_tensor = torch.randint(
             -_INT64_MAX - 1, _INT64_MAX, rows, generator=generator, device=logits.device
         )
         return seed_tensor, 0, offset_tensor, offset_value
-    if isinstance(seed, torch.Tensor) and seed.ndim == 0:
-        # Behaves as a scalar: row r uses (seed, offset + r) when the offset is a scalar too.
-        if offset_tensor is None:
-            offset_tensor = (
-                torch.arange(rows.numel(), device=logits.device).reshape(rows) + offset_value
-            )
-        return per_row(op, "seed", seed, torch.int64, logits), 0, offset_tensor, 0
+    if isinstance(seed, torch.Tensor) and seed.ndim == 0 and offset_tensor is None:
+        offset_tensor = _row_numbers(logits) + offset_value
     seed_tensor, seed_value = integer_parameter(op, "seed", seed, logits)
     return seed_tensor, _wrapped(seed_value), offset_tensor, offset_value

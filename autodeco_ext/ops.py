@@ -5,8 +5,6 @@ Definitions: docs/semantics.md; the same in plain PyTorch: `autodeco_ext.referen
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 
 from autodeco_ext import _load, _registration  # noqa: F401  (registers the ops and their fakes)
@@ -20,33 +18,9 @@ from autodeco_ext._arguments import (
     seed_parameters,
     temperature_parameter,
 )
+from autodeco_ext.reference import SampleOutput
 
 _ops = torch.ops.autodeco_ext
-
-
-class SampleOutput(NamedTuple):
-    """What `sample(..., return_info=True)` returns.
-
-    Attributes:
-        tokens: int64 `logits.shape[:-1]` (`+ [num_samples]`); -1 in invalid rows.
-        logprobs: float32, shape of `tokens`; natural logarithm of the token's probability under
-            the filtered, renormalised distribution.
-        raw_logprobs: float32, shape of `tokens`; the same under softmax at temperature 1 over the
-            valid columns, before any filter.
-        kept: int64 `logits.shape[:-1]`; number of tokens the filters leave.
-        log_kept_mass: float32 `logits.shape[:-1]`; natural logarithm of the mass of the kept tokens
-            in softmax(logits / T) over the valid columns.
-        valid: bool `logits.shape[:-1]`; False where the row could not be sampled.
-
-    None of these carries a gradient.
-    """
-
-    tokens: torch.Tensor
-    logprobs: torch.Tensor
-    raw_logprobs: torch.Tensor
-    kept: torch.Tensor
-    log_kept_mass: torch.Tensor
-    valid: torch.Tensor
 
 
 def sample(

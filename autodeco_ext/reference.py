@@ -69,14 +69,28 @@ _UINT32 = 0xFFFFFFFF
 
 
 class SampleOutput(NamedTuple):
-    """Tokens and what is known about them; num_samples adds a dimension to the first three only."""
+    """What `sample(..., return_info=True)` returns.
+
+    Attributes:
+        tokens: int64 `logits.shape[:-1]` (`+ [num_samples]`); -1 in invalid rows.
+        logprobs: floating point, shape of `tokens`; natural logarithm of the token's probability under
+            the filtered, renormalised distribution.
+        raw_logprobs: floating point, shape of `tokens`; the same under softmax at temperature 1 over the
+            valid columns, before any filter.
+        kept: int64 `logits.shape[:-1]`; number of tokens the filters leave.
+        log_kept_mass: floating point `logits.shape[:-1]`; natural logarithm of the mass of the kept tokens
+            in softmax(logits / T) over the valid columns.
+        valid: bool `logits.shape[:-1]`; False where the row could not be sampled.
+
+    The op returns float32 without gradients; the reference returns its own dtype.
+    """
 
     tokens: Tensor
-    logprobs: Tensor  # of the tokens under the filtered distribution
-    raw_logprobs: Tensor  # under the softmax over valid columns at temperature 1
-    kept: Tensor  # number of kept tokens
-    log_kept_mass: Tensor  # log of the kept mass relative to softmax(logits / temperature)
-    valid: Tensor  # false for an invalid row, where that does not raise
+    logprobs: Tensor
+    raw_logprobs: Tensor
+    kept: Tensor
+    log_kept_mass: Tensor
+    valid: Tensor
 
 
 class HeadPrediction(NamedTuple):
@@ -308,7 +322,8 @@ def distribution_stats(
     shifted = rows.logits - rows.logits.amax(-1, keepdim=True)  # first, or T = 0 overflows
     q = (shifted / (rows.temperature + 1e-8)).softmax(-1)
     entropy = -(q * (q + 1e-8).log()).sum(-1)
-    variance = q.var(-1) if q.shape[-1] > 1 else torch.zeros_like(entropy)
+    squares = (q - q.mean(-1, keepdim=True)).square().sum(-1)
+    variance = squares / max(q.shape[-1] - 1, 1)
     top5 = q.topk(min(5, q.shape[-1])).values.sum(-1)
     return torch.stack([q.amax(-1), entropy, variance, top5], dim=-1).view(*logits.shape[:-1], 4)
 

@@ -138,6 +138,8 @@ def test_zero_temperature_takes_the_lowest_index_of_the_maximum(backend: str) ->
     logits = torch.tensor([[1.0, 5.0, 5.0], [-INF, -0.0, 0.0]])
     info = autodeco_ext.sample(logits, 0.0, seed=1, return_info=True)
     assert info.tokens.tolist() == [1, 1]
+    # Parameters are rounded to float32 first.
+    assert autodeco_ext.sample(logits, -1e-50, seed=1).tolist() == [1, 1]
     assert info.kept.tolist() == [1, 1]
     assert info.logprobs.tolist() == [0.0, 0.0]
     assert info.log_kept_mass.tolist() == [0.0, 0.0]
@@ -249,6 +251,9 @@ def test_a_scalar_seed_gives_row_r_the_offset_plus_r() -> None:
     expected = autodeco_ext.sample(logits, seed=torch.full((30,), 9), offset=rows + 4)
     assert torch.equal(autodeco_ext.sample(logits, seed=9, offset=4), expected)
     assert torch.equal(autodeco_ext.sample(logits, seed=torch.tensor(9), offset=4), expected)
+    assert torch.equal(autodeco_ext.sample(logits, seed=9, offset=torch.tensor(4)), expected)
+    scalars = {"seed": torch.tensor(9), "offset": torch.tensor(4)}
+    assert torch.equal(autodeco_ext.sample(logits, **scalars), expected)
     same = autodeco_ext.sample(logits[:1].expand(30, -1), seed=torch.full((30,), 9))
     assert len(set(same.tolist())) == 1
     # Seeds are bit patterns: 2^64 - 1 is -1.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -82,3 +86,10 @@ def tiny_autodeco(name: str = "llama", **kwargs: object):
     model = AutoDecoModelForCausalLM.from_base(tiny_base(name, **kwargs))
     spread_heads(model.heads)
     return model
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Token i is the word "t<i>", so "t1 t7" is [1, 7]."""
+    tokenizer = Tokenizer(WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token="t0"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="t0", unk_token="t0")

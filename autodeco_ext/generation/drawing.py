@@ -82,7 +82,7 @@ class Draw:
         )
 
     def record(
-        self, scores: torch.Tensor, parameters: SamplingParameters, drawn: SampleOutput
+        self, scores: torch.Tensor, parameters: SamplingParameters, drawn: SampleOutput | None
     ) -> None:
         """Keep what trace and output_scores need; scores are what was drawn from."""
         rows, device = len(scores), scores.device

@@ -109,11 +109,12 @@ class DrawingGenerationMixin:
         arguments = {name: kwargs.pop(name) for name in _OURS if name in kwargs}
         merged, _ = self._prepare_generation_config(generation_config, **kwargs)
         if merged.do_sample:
-            own_config = generation_config is None or generation_config is self.generation_config
-            given = _given(arguments, None if own_config else generation_config)
+            is_own = generation_config is self.generation_config
+            config_argument = None if is_own else generation_config
+            given = _given(arguments, config_argument)
             parameters = SamplingParameters(**given).check("generate")
-            _check_can_draw(merged, generation_config, args, kwargs)
-            _warn_about_own_config(self, generation_config, kwargs)
+            _check_can_draw(merged, config_argument, args, kwargs)
+            _warn_about_own_config(self, config_argument, kwargs)
             draw = Draw(self, parameters, seed, valid_vocab, wants_trace=return_trace)
         else:
             _check_greedy(arguments, return_trace, valid_vocab)

@@ -50,12 +50,11 @@ class ModeProcessor(LogitsProcessor):
         self._warned = False
 
     def generate_kwargs(self) -> dict[str, Any]:
-        """Return the keyword arguments that make generate add nothing of its own to this processor.
+        """Return keyword arguments with which generate samples and adds nothing of its own.
 
-        Example: model.generate(ids, logits_processor=[processor], **processor.generate_kwargs())
+        In mode "sample" do_sample=False does too, and is faster, but generate then refuses
+        num_return_sequences.
         """
-        if self.mode == "sample":
-            return {"do_sample": False}
         return {
             "do_sample": True,
             "temperature": 1.0,

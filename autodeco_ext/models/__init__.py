@@ -15,7 +15,7 @@ __all__ = ["AutoDecoConfig", "AutoDecoHeads", "AutoDecoModelForCausalLM", "HeadO
 
 
 def __getattr__(name: str) -> Any:
-    # Imports the auto classes of transformers, which takes seconds that the heads do not need.
+    # Loaded on use: the model brings the generation loop along, which the heads do not need.
     if name == "AutoDecoModelForCausalLM":
         return importlib.import_module("autodeco_ext.models.modeling").AutoDecoModelForCausalLM
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     GenerationConfig,
-    PretrainedConfig,
     PreTrainedModel,
 )
 
@@ -30,6 +29,13 @@ from autodeco_ext.models.configuration import AutoDecoConfig
 from autodeco_ext.models.forward import HeadsForwardMixin
 from autodeco_ext.models.heads import AutoDecoHeads
 
+_HEAD_OPTIONS = (
+    "enable_temperature_head",
+    "enable_top_p_head",
+    "use_enhanced_features",
+    "temperature_hidden_size",
+    "top_p_hidden_size",
+)
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 
@@ -155,6 +161,12 @@ class AutoDecoModelForCausalLM(HeadsForwardMixin, DrawingGenerationMixin):
         found.check_shapes(_head_shapes(config, config.hidden_size), names, reason)
 
         if isinstance(base_model, PreTrainedModel):
+            unused = sorted(kwargs.keys() - {*_HUB_OPTIONS, "trust_remote_code"})
+            if unused:
+                raise TypeError(
+                    f"{LOADER}: with a base_model object there must be no loading options for it,"
+                    f" got {unused}"
+                )
             _check_base(base_model, "from_pretrained")
             base, model = base_model, _share(base_model)
         elif base_model is None and found.merged:
@@ -171,18 +183,16 @@ class AutoDecoModelForCausalLM(HeadsForwardMixin, DrawingGenerationMixin):
             model = _share(base)
         base_size = base.config.get_text_config().hidden_size
         if base_size != config.hidden_size:
-            fitting = copy.deepcopy(config)
-            fitting.hidden_size = base_size
-            reason = (
-                f"base model {base.name_or_path or type(base).__name__} has hidden_size {base_size}"
-            )
-            found.check_shapes(_head_shapes(fitting), reason)
+            name = base.name_or_path or type(base).__name__
+            reason = f"base model {name} has hidden_size {base_size}"
+            found.check_shapes(_head_shapes(config, base_size), names, reason)
 
-        heads = AutoDecoHeads(config)
-        heads.load_state_dict({name: tensor.float() for name, tensor in found.tensors.items()})
-        if base_model is not None and base.name_or_path:
-            config = copy.deepcopy(config)
-            config.base_model_name_or_path = base.name_or_path
+        heads.load_state_dict({name: found.tensors[name].float() for name in names})
+        if base_model is not None:
+            name = base.name_or_path or config.base_model_name_or_path
+            config = AutoDecoConfig.from_base(
+                base.config, base_model_name_or_path=name, **_head_options(config)
+            )
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder)
         return _attach(model, config, heads)
@@ -195,8 +205,7 @@ class AutoDecoModelForCausalLM(HeadsForwardMixin, DrawingGenerationMixin):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Write a heads-only checkpoint: config.json, generation_config.json and the head tensors
-        in float32.
+        """Write a heads-only checkpoint: config.json, generation_config.json, float32 tensors.
 
         The base is not written. from_pretrained loads it from config.base_model_name_or_path, or
         from its argument base_model, which is needed if the base was an object without a name.
@@ -360,23 +369,25 @@ def _load_merged(folder: Path, config: AutoDecoConfig, **kwargs: Any) -> Any:
 
 
 def _read_config(folder: Path) -> AutoDecoConfig:
-    fields, _ = PretrainedConfig.get_config_dict(folder)
-    if fields.get("model_type") != AutoDecoConfig.model_type:
+    if not (folder / "config.json").is_file():
+        raise OSError(f"{LOADER}: the folder must hold a config.json, got {folder}")
+    model_type = json.loads((folder / "config.json").read_text()).get("model_type")
+    if model_type != AutoDecoConfig.model_type:
         raise ValueError(
             f"{LOADER}: model_type in config.json must be {AutoDecoConfig.model_type!r}"
-            f" (from_base puts heads on other models), got {fields.get('model_type')!r} in {folder}"
+            f" (from_base puts heads on other models), got {model_type!r} in {folder}"
         )
     return AutoDecoConfig.from_pretrained(folder)
 
 
+def _head_options(config: AutoDecoConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in _HEAD_OPTIONS}
+
+
 def _head_shapes(config: AutoDecoConfig, hidden_size: int) -> dict[str, torch.Size]:
     """Shapes of all eight tensors, those of a head that is switched off included."""
-    both = AutoDecoConfig(
-        hidden_size=hidden_size,
-        use_enhanced_features=config.use_enhanced_features,
-        temperature_hidden_size=config.temperature_hidden_size,
-        top_p_hidden_size=config.top_p_hidden_size,
-    )
+    on = {"enable_temperature_head": True, "enable_top_p_head": True}
+    both = AutoDecoConfig(hidden_size=hidden_size, **(_head_options(config) | on))
     with torch.device("meta"):
         return {name: tensor.shape for name, tensor in AutoDecoHeads(both).state_dict().items()}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import torch
@@ -17,22 +16,25 @@ def with_predictions(
     return output_type(type(outputs))(**outputs, temperature=temperature, top_p=top_p)
 
 
-@functools.cache
+# A dict and no functools.cache: dynamo traces through the latter and would make the class anew.
+_types: dict[type[ModelOutput], type[ModelOutput]] = {}
+
+
 def output_type(base: type[ModelOutput]) -> type[ModelOutput]:
     """Return the dataclass AutoDeco<Base>: base's fields, then temperature and top_p."""
-    return dataclasses.make_dataclass(
-        f"AutoDeco{base.__name__}",
-        [
-            ("temperature", torch.FloatTensor | None, None),
-            ("top_p", torch.FloatTensor | None, None),
-        ],
-        bases=(base,),
-        namespace={
-            "__module__": __name__,
-            "__doc__": f"{base.__name__} with temperature and top_p, float32 [batch, positions].",
-            "__reduce__": _reduce,
-        },
-    )
+    if base not in _types:
+        predictions = ("temperature", "top_p")
+        _types[base] = dataclasses.make_dataclass(
+            f"AutoDeco{base.__name__}",
+            [(name, torch.FloatTensor | None, None) for name in predictions],
+            bases=(base,),
+            namespace={
+                "__module__": __name__,
+                "__doc__": f"{base.__name__} with temperature, top_p: float32 [batch, positions].",
+                "__reduce__": _reduce,
+            },
+        )
+    return _types[base]
 
 
 def _reduce(self: ModelOutput) -> tuple:

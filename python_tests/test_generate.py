@@ -1,0 +1,483 @@
+"""AutoDecoModelForCausalLM.generate: what it draws from, and what of stock generate it keeps."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+
+import pytest
+import torch
+from oracle import tokens_pvalue
+from tiny_models import (
+    ARCHITECTURES,
+    MAX_POSITIONS,
+    VOCAB,
+    tiny_autodeco,
+    tiny_base,
+    tiny_tokenizer,
+)
+from transformers import (
+    CompileConfig,
+    GenerationConfig,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
+    TextGenerationPipeline,
+)
+
+import autodeco_ext
+from autodeco_ext import AutoDecoModelForCausalLM, reference
+
+ROWS = 10_000
+PROMPT = torch.tensor([[1, 7, 20, 33], [1, 5, 20, 11], [4, 4, 2, 50]])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_autodeco()
+
+
+def draw(model, prompt=PROMPT, **kwargs):
+    return model.generate(prompt, **{"do_sample": True, "max_new_tokens": 8, "seed": 3, **kwargs})
+
+
+def predicted(model, ids: torch.Tensor, **override) -> torch.Tensor:
+    """float64 distribution of the token after ids, [vocab]."""
+    with torch.no_grad():
+        output = model(ids[None])
+    settings = {"temperature": output.temperature[0, -1], "top_p": output.top_p[0, -1]}
+    return reference.sampling_distribution(output.logits[0, -1], **{**settings, **override})
+
+
+def pvalues(model, tokens: torch.Tensor, prompt: torch.Tensor, **override) -> tuple[float, float]:
+    """Chi-square of the first generated token, and of the second after the commonest first."""
+    length = len(prompt)
+    first, second = tokens[:, length], tokens[:, length + 1]
+    common = first.mode().values
+    return (
+        tokens_pvalue(first, predicted(model, prompt, **override)),
+        tokens_pvalue(
+            second[first == common],
+            predicted(model, torch.cat([prompt, common[None]]), **override),
+        ),
+    )
+
+
+def replay(model, prompt, steps, seeds, processors=(), **override) -> torch.Tensor:
+    """generate written out: no cache, one sequence at a time."""
+    sequences = []
+    for row, seed in enumerate(seeds):
+        ids = prompt[row : row + 1]
+        for step in range(steps):
+            with torch.no_grad():
+                output = model(ids)
+            scores = LogitsProcessorList(processors)(ids, output.logits[:, -1].float().clone())
+            settings = {
+                "temperature": output.temperature[:, -1],
+                "top_p": output.top_p[:, -1],
+                **override,
+            }
+            token = autodeco_ext.sample(
+                scores, **settings, seed=torch.tensor([seed]), offset=torch.tensor([step])
+            )
+            ids = torch.cat([ids, token[:, None]], dim=1)
+        sequences.append(ids)
+    return torch.cat(sequences)
+
+
+@pytest.mark.parametrize(("name", "tied"), ARCHITECTURES)
+def test_tokens_follow_the_heads_distribution(name, tied):
+    model = tiny_autodeco(name, tied=tied)
+    tokens = draw(model, PROMPT[:1].expand(ROWS, -1), max_new_tokens=2, seed=0)
+    assert min(pvalues(model, tokens, PROMPT[0])) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": 1.0}, {"top_p": 1.0}, {"top_k": 8}, {"top_p": 0.5}]
+)
+def test_a_wrong_sampler_fails_the_same_check(model, wrong):
+    tokens = draw(model, PROMPT[:1].expand(ROWS, -1), max_new_tokens=2, seed=0, **wrong)
+    assert min(pvalues(model, tokens, PROMPT[0])) < 1e-6
+    assert min(pvalues(model, tokens, PROMPT[0], **wrong)) > 1e-3
+
+
+def test_generate_is_the_loop_written_out(model):
+    assert torch.equal(draw(model), replay(model, PROMPT, 8, [3, 4, 5]))
+
+
+def test_a_bfloat16_base_draws_from_its_own_logits():
+    model = tiny_autodeco(dtype=torch.bfloat16)
+    tokens = draw(model, PROMPT[:1].expand(ROWS, -1), max_new_tokens=2, seed=0)
+    assert min(pvalues(model, tokens, PROMPT[0])) > 1e-3
+
+
+# What of the caller's arguments counts.
+
+
+def test_explicit_temperature_and_top_p_replace_the_heads(model):
+    override = {"temperature": torch.tensor([0.3, 1.0, 1.9]), "top_p": 0.8}
+    expected = [
+        replay(model, PROMPT[i : i + 1], 8, [3 + i], temperature=t.item(), top_p=0.8)
+        for i, t in enumerate(override["temperature"])
+    ]
+    assert torch.equal(draw(model, **override), torch.cat(expected))
+
+
+def test_top_k_and_min_p_are_added_to_the_heads(model):
+    expected = replay(model, PROMPT, 8, [3, 4, 5], top_k=5, min_p=0.05)
+    assert torch.equal(draw(model, top_k=5, min_p=0.05), expected)
+    assert not torch.equal(draw(model), expected)
+
+
+def test_a_generation_config_argument_overrides_with_a_warning(model):
+    config = GenerationConfig(do_sample=True, max_new_tokens=8, temperature=0.4)
+    with pytest.warns(UserWarning, match=r"temperature=0\.4 of the generation_config argument"):
+        tokens = model.generate(PROMPT, generation_config=config, seed=3)
+    assert torch.equal(tokens, draw(model, temperature=0.4))
+    assert config.temperature == 0.4
+
+
+def test_the_models_own_sampling_settings_do_not_count(model):
+    expected = draw(model)
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=0.1,
+        top_k=2,
+        top_p=0.2,
+        min_p=0.5,
+        typical_p=0.2,
+        eta_cutoff=0.1,
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert torch.equal(model.generate(PROMPT, max_new_tokens=8, seed=3), expected)
+            config = model.generation_config
+            assert torch.equal(draw(model, generation_config=config), expected)
+    finally:
+        model.generation_config = own
+
+
+def test_the_models_own_penalties_count_and_are_named(model):
+    own = model.generation_config
+    model.generation_config = GenerationConfig(repetition_penalty=3.0)
+    try:
+        with pytest.warns(UserWarning, match=r"asks for repetition_penalty=3\.0, which changes"):
+            tokens = draw(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert torch.equal(draw(model, repetition_penalty=3.0), tokens)
+            without = draw(model, repetition_penalty=1.0)
+    finally:
+        model.generation_config = own
+    assert torch.equal(without, draw(model))
+    processors = [RepetitionPenaltyLogitsProcessor(3.0)]
+    assert torch.equal(tokens, replay(model, PROMPT, 8, [3, 4, 5], processors))
+
+
+def test_user_processors_run_before_the_draw(model):
+    def forbid_even(input_ids, scores):
+        return scores.masked_fill(torch.arange(VOCAB) % 2 == 0, -torch.inf)
+
+    tokens = draw(model, logits_processor=[forbid_even])
+    assert (tokens[:, 4:] % 2 == 1).all()
+    assert torch.equal(tokens, replay(model, PROMPT, 8, [3, 4, 5], [forbid_even]))
+
+
+def test_a_one_token_nucleus_goes_with_constraints(model):
+    with torch.no_grad():
+        order = model(PROMPT).logits[:, -1].argsort(descending=True)
+    best, second = order[:, 0], order[:, 1]
+    assert torch.equal(draw(model, max_new_tokens=1, top_p=0.0)[:, -1], best)
+    banned = draw(model, PROMPT[:1], max_new_tokens=1, top_p=0.0, suppress_tokens=[best[0].item()])
+    assert banned[0, -1] == second[0]
+    at_least = {"min_new_tokens": 1, "eos_token_id": best[0].item()}
+    assert draw(model, PROMPT[:1], top_p=0.0, **at_least)[0, 4] == second[0]
+    allowed = {"prefix_allowed_tokens_fn": lambda batch, ids: [17]}
+    assert (draw(model, top_p=0.0, **allowed)[:, 4:] == 17).all()
+    assert (draw(model, bad_words_ids=[[best[0].item()]])[0, 4:] != best[0]).all()
+
+
+def test_temperature_zero_is_greedy(model):
+    assert torch.equal(draw(model, temperature=0), model.generate(PROMPT, max_new_tokens=8))
+
+
+def test_valid_vocab_hides_the_padding_of_the_table(model):
+    tokens = draw(model, valid_vocab=10, return_trace=True)
+    assert tokens.sequences[:, 4:].max() < 10
+    assert (tokens.trace.entropy <= torch.tensor(10.0).log() + 1e-5).all()
+
+
+# Greedy and other modes.
+
+
+def test_without_do_sample_generate_is_the_stock_one(model):
+    base = tiny_base()
+    for kwargs in ({}, {"do_sample": False}, {"num_beams": 3}, {"prompt_lookup_num_tokens": 3}):
+        prompt = PROMPT[:1] if "prompt_lookup_num_tokens" in kwargs else PROMPT
+        expected = base.generate(prompt, max_new_tokens=8, **kwargs)
+        assert torch.equal(model.generate(prompt, max_new_tokens=8, seed=1, **kwargs), expected)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "named"),
+    [
+        ({"num_beams": 2}, "generation mode 'beam_sample'"),
+        ({"prompt_lookup_num_tokens": 2}, "generation mode 'assisted_generation'"),
+        ({"assistant_model": tiny_base(seed=1)}, "generation mode 'assisted_generation'"),
+        ({"penalty_alpha": 0.5, "dola_layers": "low"}, "generation mode 'dola_generation'"),
+        ({"custom_generate": lambda model, **kwargs: None}, "custom_generate"),
+        ({"cache_implementation": "paged"}, "cache_implementation='paged'"),
+        ({"watermarking_config": {"bias": 2.0}}, "watermarking_config"),
+        ({"typical_p": 0.5}, "typical_p=0.5"),
+        ({"generation_config": GenerationConfig(epsilon_cutoff=0.1)}, "epsilon_cutoff=0.1"),
+    ],
+)
+def test_modes_that_would_draw_otherwise_are_refused(model, kwargs, named):
+    with pytest.raises(ValueError, match=f"do_sample=True must be plain sampling .* got {named}"):
+        draw(model, PROMPT[:1], **kwargs)
+
+
+def test_continuous_batching_refuses_to_sample(model):
+    config = GenerationConfig(do_sample=True)
+    with pytest.raises(ValueError, match="generate_batch: do_sample must be False"):
+        model.generate_batch([[1, 2]], generation_config=config)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"use_cache": False},
+        {"cache_implementation": "static"},
+        {"prefill_chunk_size": 3},
+    ],
+)
+def test_caches_do_not_change_the_tokens(model, kwargs):
+    assert torch.equal(draw(model, **kwargs), draw(model))
+
+
+@pytest.mark.slow
+def test_a_compiled_forward_gives_the_same_tokens():
+    model = tiny_autodeco()  # of its own: it keeps the compiled call
+    compile_config = CompileConfig(backend="eager", fullgraph=False, mode=None)
+    compile_config._compile_all_devices = True
+    tokens = draw(model, cache_implementation="static", compile_config=compile_config)
+    assert hasattr(model, "_compiled_call")
+    assert torch.equal(tokens, draw(model))
+
+
+# Batches and seeds.
+
+
+def test_left_padding_and_batchmates_do_not_change_a_sequence(model):
+    padded = torch.tensor([[0, 0, 0, 1, 7, 20, 33], [9, 1, 5, 20, 11, 6, 2]])
+    tokens = draw(model, padded, attention_mask=(padded != 0).long(), seed=torch.tensor([8, 9]))
+    assert torch.equal(tokens[:1, 3:], draw(model, PROMPT[:1], seed=torch.tensor([8])))
+    assert torch.equal(tokens[1:], draw(model, padded[1:], seed=9))
+
+
+def test_num_return_sequences_are_neighbours_with_their_own_seeds(model):
+    tokens = draw(model, PROMPT[:2], num_return_sequences=3)
+    expected = draw(model, PROMPT[:2].repeat_interleave(3, dim=0))
+    assert torch.equal(tokens, expected)
+    assert len(tokens.unique(dim=0)) == 6
+    cold_hot = torch.tensor([0.0, 1.5])
+    tokens = draw(model, PROMPT[:2], num_return_sequences=3, temperature=cold_hot)
+    assert [len(part.unique(dim=0)) for part in tokens.split(3)] == [1, 3]
+
+
+def test_a_scalar_seed_counts_up_over_sequences(model):
+    assert torch.equal(draw(model, seed=6), draw(model, seed=torch.tensor([6, 7, 8])))
+    assert torch.equal(draw(model, seed=torch.tensor(6)), draw(model, seed=6))
+    assert not torch.equal(draw(model, seed=6), draw(model, seed=16))
+    largest = 2**63 - 1
+    wrapped = torch.tensor([largest, -largest - 1, -largest])
+    assert torch.equal(draw(model, seed=largest), draw(model, seed=wrapped))
+
+
+def test_without_a_seed_manual_seed_reproduces(model):
+    def run(seed):
+        torch.manual_seed(seed)
+        return [draw(model, seed=None), draw(model, seed=None)]
+
+    first, again, other = run(0), run(0), run(1)
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_threads_share_a_model_without_mixing(model):
+    prompts = [PROMPT[:1].roll(i, dims=1).expand(2 + i, -1) for i in range(4)]
+    expected = [draw(model, prompt, seed=i) for i, prompt in enumerate(prompts)]
+    results, barrier = {}, threading.Barrier(4)
+
+    def run(i):
+        barrier.wait()
+        results[i] = [draw(model, prompts[i], seed=i) for _ in range(5)]
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(4):
+        assert len(results[i]) == 5
+        assert all(torch.equal(tokens, expected[i]) for tokens in results[i])
+
+
+def test_a_generate_inside_a_processor_does_not_disturb(model):
+    other = tiny_autodeco("qwen3")
+
+    def nested(input_ids, scores):
+        draw(other, PROMPT[:2], max_new_tokens=2, seed=None)
+        draw(model, PROMPT[:1], max_new_tokens=2)
+        model.generate(PROMPT[:1], max_new_tokens=2)
+        return scores
+
+    assert torch.equal(draw(model, logits_processor=[nested]), draw(model))
+
+
+# Outputs.
+
+
+def test_scores_are_the_distribution_that_was_drawn_from(model):
+    result = draw(model, return_dict_in_generate=True, output_scores=True, output_logits=True)
+    trace = draw(model, return_trace=True).trace
+    assert len(result.scores) == 8
+    for step, (scores, logits) in enumerate(zip(result.scores, result.logits, strict=True)):
+        settings = (trace.temperature[:, step], trace.top_p[:, step])
+        expected = reference.sampling_distribution(logits, *settings)
+        torch.testing.assert_close(scores.double().softmax(-1), expected, atol=1e-5, rtol=1e-5)
+    transition = model.compute_transition_scores(
+        result.sequences, result.scores, normalize_logits=True
+    )
+    torch.testing.assert_close(transition, trace.logprobs, atol=1e-5, rtol=1e-5)
+
+
+def test_stopping_criteria_see_the_scores(model):
+    seen = []
+
+    class Watch(StoppingCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            seen.append(scores[-1].isfinite().sum(-1))
+            return torch.tensor([input_ids.shape[1] >= 7] * len(input_ids))
+
+    options = {"return_dict_in_generate": True, "output_scores": True}
+    result = draw(model, stopping_criteria=[Watch()], **options)
+    trace = draw(model, return_trace=True).trace
+    assert result.sequences.shape[1] == 7
+    assert torch.equal(torch.stack(seen, dim=1), trace.kept[:, :3])
+
+
+def test_end_tokens_stop_and_pad(model):
+    free = draw(model)
+    end = free[1, 6].item()
+    tokens = draw(model, eos_token_id=end, pad_token_id=0)
+    for row in range(3):
+        generated = free[row, 4:].tolist()
+        length = generated.index(end) + 1 if end in generated else 8
+        expected = generated[:length] + [0] * (tokens.shape[1] - 4 - length)
+        assert tokens[row, 4:].tolist() == expected
+
+
+def test_a_streamer_gets_prompt_and_tokens(model):
+    class Collect:
+        parts, ended = (), False
+
+        def put(self, value):
+            self.parts += tuple(value.flatten().tolist())
+
+        def end(self):
+            self.ended = True
+
+    streamer = Collect()
+    tokens = draw(model, PROMPT[:1], streamer=streamer)
+    assert streamer.ended and list(streamer.parts) == tokens[0].tolist()
+
+
+def test_inputs_embeds_draw_the_same_tokens(model):
+    embeds = model.get_input_embeddings()(PROMPT)
+    tokens = model.generate(inputs_embeds=embeds, do_sample=True, max_new_tokens=8, seed=3)
+    assert torch.equal(tokens, draw(model)[:, 4:])
+
+
+def test_a_text_generation_pipeline_uses_the_heads(model):
+    # The pipeline passes temperature=0.7 explicitly where the model's generation_config is silent.
+    generator = TextGenerationPipeline(model=model, tokenizer=tiny_tokenizer())
+    result = generator("t1 t7 t20 t33", max_new_tokens=8, seed=3, return_tensors=True)
+    assert result[0]["generated_token_ids"] == draw(model, PROMPT[:1])[0].tolist()
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"seed": 1.5}, TypeError, "seed must be an int or an int64 tensor, got 1.5"),
+        ({"seed": torch.ones(3)}, TypeError, "seed must be an int or an int64 tensor, .*float32"),
+        ({"seed": torch.arange(2)}, ValueError, r"seed must have one entry per sequence \(3\)"),
+        ({"temperature": -0.5}, ValueError, "temperature must be finite and >= 0, got -0.5"),
+        ({"temperature": torch.ones(2)}, ValueError, r"temperature must have one entry per row"),
+        ({"top_p": 1.2}, ValueError, r"top_p must be in \[0, 1\], got 1.2"),
+        ({"top_k": -2}, ValueError, "top_k must be >= 0, got -2"),
+        ({"valid_vocab": 0}, ValueError, rf"valid_vocab must be in \[1, {VOCAB}\], got 0"),
+        ({"valid_vocab": 1.0}, TypeError, "valid_vocab must be an int, got 1.0"),
+        ({"do_sample": False, "return_trace": True}, ValueError, "return_trace requires do_sample"),
+        ({"do_sample": False, "valid_vocab": 5}, ValueError, "valid_vocab requires do_sample"),
+        (
+            {"do_sample": False, "temperature": torch.ones(3)},
+            ValueError,
+            "a tensor as temperature requires do_sample=True",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(model, kwargs, error, message):
+    with pytest.raises(error, match=f"autodeco_ext.generate: {message}"):
+        draw(model, **kwargs)
+
+
+def test_a_prompt_longer_than_the_model_is_refused(model):
+    long = torch.full((2, MAX_POSITIONS + 1), 5)
+    message = f"prompt must have at most {MAX_POSITIONS} tokens .* got {MAX_POSITIONS + 1}"
+    for kwargs in ({}, {"do_sample": False}):
+        with pytest.raises(ValueError, match=message):
+            draw(model, long, **kwargs)
+    mask = torch.ones_like(long)
+    mask[:, :2] = 0  # left padding takes no positions
+    assert draw(model, long, attention_mask=mask, max_new_tokens=1).shape[1] == MAX_POSITIONS + 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_an_invalid_row_stops_before_it_reaches_the_model(model, value):
+    def spoil(input_ids, scores):
+        scores = scores.clone()
+        if input_ids.shape[1] == 6:
+            scores[1] = value
+        return scores
+
+    with pytest.raises(ValueError, match="invalid row for sequence 1 at step 2"):
+        draw(model, logits_processor=[spoil])
+
+
+def test_an_invalid_row_of_a_finished_sequence_does_not_matter(model):
+    free = draw(model)
+    end = free[1, 4].item()
+    assert end not in free[0, 4:] and end not in free[2, 4:]
+
+    def forbid_all_after_end(input_ids, scores):
+        return scores.masked_fill((input_ids == end).any(-1, keepdim=True), -torch.inf)
+
+    options = {"logits_processor": [forbid_all_after_end], "eos_token_id": end, "pad_token_id": 0}
+    result = draw(model, return_trace=True, output_scores=True, **options)
+    assert torch.equal(result.sequences[[0, 2]], free[[0, 2]])
+    assert result.trace.mask.sum(-1).tolist() == [8, 1, 8]
+
+
+def test_a_model_that_outputs_nan_is_an_error():
+    model = AutoDecoModelForCausalLM.from_base(tiny_base())
+    with torch.no_grad():
+        model.lm_head.weight[3] = float("nan")
+    with pytest.raises(ValueError, match="autodeco_ext"):
+        draw(model)
