@@ -73,12 +73,12 @@ class SampleOutput(NamedTuple):
 
     Attributes:
         tokens: int64 `logits.shape[:-1]` (`+ [num_samples]`); -1 in invalid rows.
-        logprobs: floating point, shape of `tokens`; natural logarithm of the token's probability under
+        logprobs: shape of `tokens`; natural logarithm of the token's probability under
             the filtered, renormalised distribution.
-        raw_logprobs: floating point, shape of `tokens`; the same under softmax at temperature 1 over the
+        raw_logprobs: shape of `tokens`; the same under softmax at temperature 1 over the
             valid columns, before any filter.
         kept: int64 `logits.shape[:-1]`; number of tokens the filters leave.
-        log_kept_mass: floating point `logits.shape[:-1]`; natural logarithm of the mass of the kept tokens
+        log_kept_mass: `logits.shape[:-1]`; natural logarithm of the mass of the kept tokens
             in softmax(logits / T) over the valid columns.
         valid: bool `logits.shape[:-1]`; False where the row could not be sampled.
 
