@@ -149,6 +149,10 @@ def test_a_base_without_a_name_must_be_given_again(tmp_path):
     loaded = load(tmp_path, base_model=base)
     assert_same_predictions(loaded, model)
     assert loaded.lm_head.weight is base.lm_head.weight
+    other = load(tmp_path, base_model=tiny_base("qwen2"))
+    assert other.autodeco_config.base_model_type == "qwen2"
+    with pytest.raises(TypeError, match=r"must be no loading options for it, got \['dtype'\]"):
+        load(tmp_path, base_model=base, dtype=torch.bfloat16)
 
 
 def test_base_model_replaces_the_one_in_the_config(saved, tmp_path):
@@ -318,9 +322,7 @@ def test_integer_heads_are_refused(saved):
         tensors["temp_head.mlp.2.bias"] = torch.zeros(1, dtype=torch.int8)
 
     edit_tensors(saved, edit)
-    with pytest.raises(
-        ValueError, match=r"temp_head\.mlp\.2\.bias must be float32, .*int8"
-    ):
+    with pytest.raises(ValueError, match=r"temp_head\.mlp\.2\.bias must be float32, .*int8"):
         load(saved)
 
 
@@ -355,9 +357,37 @@ def test_a_hub_repository_is_fetched_with_its_revision(saved, monkeypatch):
         asked.update(options, name=name)
         return str(saved)
 
+    base_options = {}
+    load_base = AutoModelForCausalLM.from_pretrained
+
+    def watched(name, **options):
+        base_options.update(options)
+        return load_base(name, **options)
+
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    load("someone/heads", revision="v2")
-    assert asked["name"] == "someone/heads" and asked["revision"] == "v2"
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", watched)
+    load("someone/heads", revision="v2", local_files_only=True)
+    assert asked == {"name": "someone/heads", "revision": "v2", "local_files_only": True} | {
+        "allow_patterns": ["*.json", "*.safetensors"]
+    }
+    assert base_options == {"local_files_only": True}  # the revision is the heads' alone
+
+
+def test_heads_on_a_gguf_base_find_its_file_again(saved, monkeypatch):
+    given = {}
+    load_base = AutoModelForCausalLM.from_pretrained
+
+    def watched(name, **options):
+        given.update(options)
+        return load_base(name)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", watched)
+    edit_config(saved, quantization_config={"quant_method": "gguf", "gguf_file": "base.gguf"})
+    load(saved)
+    assert given == {"gguf_file": "base.gguf"}
+    given.clear()
+    load(saved, base_model=saved.parent / "base")
+    assert given == {}
 
 
 def test_saving_beside_other_weights_is_refused(tmp_path):
@@ -365,5 +395,9 @@ def test_saving_beside_other_weights_is_refused(tmp_path):
     (tmp_path / "model.safetensors").rename(tmp_path / "model-00001-of-00001.safetensors")
     with pytest.raises(ValueError, match=r"must hold no other \*\.safetensors files .*00001"):
         tiny_autodeco().save_pretrained(tmp_path)
+    tiny_base().save_pretrained(tmp_path / "base")
+    with pytest.raises(ValueError, match=r"must not be that of another model, got .*model\.saf"):
+        tiny_autodeco().save_pretrained(tmp_path / "base")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "base").config.model_type == "llama"
     with pytest.raises(ValueError, match="push_to_hub must be False"):
         tiny_autodeco().save_pretrained(tmp_path, push_to_hub=True)

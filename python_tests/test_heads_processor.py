@@ -302,6 +302,10 @@ def test_what_does_not_fit_is_refused(base, heads):
         AutoDecoLogitsProcessor(heads, torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="mode must be 'filter' or 'sample'"):
         AutoDecoLogitsProcessor(heads, base, mode="both")
+    compiled = tiny_base()
+    compiled.compile(backend="eager")
+    with pytest.raises(ValueError, match=r"must not be compiled yet .* got a compiled one"):
+        AutoDecoLogitsProcessor(heads, compiled)
     processor = AutoDecoLogitsProcessor(heads, base)
     with pytest.raises(ValueError, match="guidance_scale must be off"):
         generate(base, processor, guidance_scale=1.5)

@@ -110,6 +110,12 @@ def test_the_base_object_stays_what_it_was_and_shares_its_weights():
     assert not hasattr(base(IDS), "temperature")
 
 
+def test_a_compiled_base_does_not_bypass_the_heads():
+    base = tiny_base()
+    base.compile(backend="eager")
+    assert AutoDecoModelForCausalLM.from_base(base)(IDS).temperature.shape == IDS.shape
+
+
 def test_heads_stay_float32_whatever_the_model_is_cast_to():
     model = tiny_autodeco()
     with torch.no_grad():
@@ -137,6 +143,7 @@ def test_a_used_model_can_be_copied_and_pickled(model):
         assert torch.equal(tokens, model.generate(IDS, do_sample=True, max_new_tokens=4, seed=1))
 
 
+@pytest.mark.slow
 def test_a_pickle_loads_in_a_fresh_process(model, tmp_path):
     (tmp_path / "model.pickle").write_bytes(pickle.dumps(model))
     program = (
@@ -266,6 +273,12 @@ def test_num_items_in_batch_is_the_denominator_so_accumulation_adds_up(model):
         torch.testing.assert_close(loss_of(model, IDS, IDS, num_items_in_batch=items), total / 7)
 
 
+def test_the_loss_comes_first_in_a_tuple(model):
+    torch.manual_seed(11)
+    first = model(IDS, labels=IDS, return_dict=False)[0]
+    assert torch.equal(first, loss_of(model, IDS, IDS))
+
+
 def test_labels_go_with_logits_to_keep(model):
     labels = IDS.clone()
     labels[:, :3] = -100  # the outputs at the last three positions are scored
@@ -304,7 +317,8 @@ def test_without_labels_the_bases_graph_is_untouched():
     model.zero_grad()
     output = model(IDS)
     (output.temperature.sum() + output.top_p.sum()).backward()
-    assert model.lm_head.weight.grad is None
+    with_gradient = [name for name, p in model.named_parameters() if p.grad is not None]
+    assert with_gradient and all(name.startswith("heads.") for name in with_gradient)
 
 
 # Building.

@@ -20,6 +20,7 @@ from transformers import (
 VOCAB = 53
 HIDDEN = 32
 MAX_POSITIONS = 64
+PROMPT = torch.tensor([[1, 7, 20, 33], [1, 5, 20, 11], [4, 4, 2, 50]])
 
 _CLASSES = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
@@ -93,3 +94,8 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token="t0"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="t0", unk_token="t0")
+
+
+def draw(model, prompt: torch.Tensor = PROMPT, **kwargs: object):
+    """model.generate with sampling, 8 new tokens and a seed, unless told otherwise."""
+    return model.generate(prompt, **{"do_sample": True, "max_new_tokens": 8, "seed": 3, **kwargs})

@@ -1,4 +1,4 @@
-"""Answers of a model to many problems: each prompt is read once, however many answers are drawn from it."""
+"""Answers of a model to many problems: each prompt is read once, however many answers it gets."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ class Prompts:
 
     problems: list[Problem]
     indices: list[int]
-    input_ids: torch.Tensor  # [problems, length], padding between the shared prefix and the question
+    input_ids: (
+        torch.Tensor
+    )  # [problems, length], padding between the shared prefix and the question
     attention_mask: torch.Tensor  # [problems, length]
     cache: DynamicCache
 
@@ -62,17 +64,24 @@ class Prompts:
         chosen = slice(rows.start, rows.stop)
         cache = copy.deepcopy(self.cache)
         if len(rows) < len(self.problems):
-            cache.batch_select_indices(torch.arange(rows.start, rows.stop, device=cache.layers[0].keys.device))
+            cache.batch_select_indices(
+                torch.arange(rows.start, rows.stop, device=cache.layers[0].keys.device)
+            )
         return Prompts(
-            self.problems[chosen], self.indices[chosen], self.input_ids[chosen], self.attention_mask[chosen], cache
+            self.problems[chosen],
+            self.indices[chosen],
+            self.input_ids[chosen],
+            self.attention_mask[chosen],
+            cache,
         )
 
 
 class Answerer:
     """Draws answers from an AutoDecoModelForCausalLM.
 
-    The few-shot prefix is read once; questions are padded on their left, behind the prefix, where the attention mask
-    is 0. An answer ends at a line break, at the end-of-text token or after max_new_tokens.
+    The few-shot prefix is read once; questions are padded on their left, behind the prefix, where
+    the attention mask is 0. An answer ends at a line break, at the end-of-text token or after
+    max_new_tokens.
 
     Args:
         model: an AutoDecoModelForCausalLM, in eval mode.
@@ -112,9 +121,11 @@ class Answerer:
         seed: int,
         progress: Progress | None = None,
     ) -> dict[str, StrategyAnswers]:
-        """Return, for each strategy by name, samples answers to each problem (one if the strategy is not random).
+        """Return, for each strategy by name, samples answers to each problem (one if the strategy
+        is not random).
 
-        The seed of an answer is a function of seed, the problem's position and the sample's number alone.
+        The seed of an answer is a function of seed, the problem's position and the sample's number
+        alone.
         """
         results = {one.name: StrategyAnswers(one, [[] for _ in problems]) for one in strategies}
         for prompts in self.read(problems):
@@ -151,19 +162,23 @@ class Answerer:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def padded(self, questions: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return input_ids and attention_mask, both [rows, length], of prefix + padding + question."""
+        """Return input_ids and attention_mask, [rows, length], of prefix + padding + question."""
         longest = max(len(one) for one in questions)
         rows = [[self.pad_id] * (longest - len(one)) + one for one in questions]
         mask = [[0] * (longest - len(one)) + [1] * len(one) for one in questions]
         prefix = self.prefix_ids.expand(len(rows), -1)
-        return torch.cat([prefix, torch.tensor(rows)], 1), torch.cat([torch.ones_like(prefix), torch.tensor(mask)], 1)
+        return torch.cat([prefix, torch.tensor(rows)], 1), torch.cat(
+            [torch.ones_like(prefix), torch.tensor(mask)], 1
+        )
 
     @torch.no_grad()
     def prefix_cache(self, rows: int) -> DynamicCache:
         """Keys and values of the shared prefix, for this many rows."""
         if self._prefix_cache is None:
             cache = DynamicCache(config=self.model.config)
-            self.model(self.prefix_ids.to(self.model.device), past_key_values=cache, logits_to_keep=1)
+            self.model(
+                self.prefix_ids.to(self.model.device), past_key_values=cache, logits_to_keep=1
+            )
             self._prefix_cache = cache
         cache = copy.deepcopy(self._prefix_cache)
         cache.batch_repeat_interleave(rows)
@@ -171,7 +186,12 @@ class Answerer:
 
     @torch.no_grad()
     def forward(
-        self, input_ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache, *, logits_to_keep: int
+        self,
+        input_ids: torch.Tensor,
+        mask: torch.Tensor,
+        cache: DynamicCache,
+        *,
+        logits_to_keep: int,
     ) -> Any:
         """Run the model over the columns of input_ids that the cache has not seen yet."""
         device, seen = self.model.device, cache.get_seq_length()
@@ -187,7 +207,11 @@ class Answerer:
     def _draw(self, prompts: Prompts, strategy: Strategy, samples: int, seed: int) -> list[Answer]:
         device, cache = self.model.device, prompts.cache
         cache.batch_repeat_interleave(samples)
-        seeds = [answer_seed(seed, index, sample) for index in prompts.indices for sample in range(samples)]
+        seeds = [
+            answer_seed(seed, index, sample)
+            for index in prompts.indices
+            for sample in range(samples)
+        ]
         output = self.model.generate(
             input_ids=prompts.input_ids.repeat_interleave(samples, 0).to(device),
             attention_mask=prompts.attention_mask.repeat_interleave(samples, 0).to(device),
@@ -205,7 +229,9 @@ class Answerer:
         answers = []
         for row in range(len(trace)):
             problem = prompts.problems[row // samples]
-            text = self.tokenizer.decode(trace.tokens[row][trace.mask[row]], skip_special_tokens=True)
+            text = self.tokenizer.decode(
+                trace.tokens[row][trace.mask[row]], skip_special_tokens=True
+            )
             correct = is_correct(text, problem.answer)
             index = prompts.indices[row // samples]
             answers.append(Answer(problem, index, row % samples, text, correct, trace, row))
@@ -214,7 +240,7 @@ class Answerer:
 
 @dataclass
 class StrategyAnswers:
-    """All answers of one strategy and the time decoding them took (reading the prompts not included)."""
+    """All answers of one strategy and the time decoding them took, without reading the prompts."""
 
     strategy: Strategy
     by_problem: list[list[Answer]]

@@ -1,4 +1,4 @@
-"""What the answers of several strategies say: pass@k with intervals, and which strategy is ahead."""
+"""What the answers of several strategies say: pass@k with intervals, and who is ahead."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from autodeco_ext.evaluation.strategies import Strategy
 class StrategyResult:
     """The measurements of one strategy.
 
-    k is the number of samples per problem; pass_at_k is None where there is only one. Means are over generated tokens.
+    k is the number of samples per problem; pass_at_k is None where there is only one. Means are
+    over generated tokens.
     """
 
     strategy: Strategy
@@ -78,20 +79,29 @@ class Verdict:
         """Say in one sentence what the interval allows to say.
 
         Example:
-            >>> Verdict("pass@1", "greedy", Estimate(0.01, -0.02, 0.04)).sentence()
-            'AutoDeco did not beat greedy on pass@1 here: +1.0 points, 95 % interval -2.0 to +4.0, which includes zero.'
+            >>> Verdict("pass@1", "greedy", Estimate(0.1, 0.02, 0.2)).sentence()
+            'AutoDeco beat greedy on pass@1 here: +10.0 points, 95 % interval +2.0 to +20.0.'
         """
-        points = self.difference
-        numbers = f"{_points(points.value)} points, 95 % interval {_points(points.low)} to {_points(points.high)}"
+        low, value, high = (
+            f"{100 * one:+.1f}"
+            for one in (self.difference.low, self.difference.value, self.difference.high)
+        )
+        ending = ""
         if self.won:
-            return f"AutoDeco beat {self.rival} on {self.measure} here: {numbers}."
-        if self.lost:
-            return f"AutoDeco lost to {self.rival} on {self.measure} here: {numbers}."
-        return f"AutoDeco did not beat {self.rival} on {self.measure} here: {numbers}, which includes zero."
+            said = "beat"
+        elif self.lost:
+            said = "lost to"
+        else:
+            said, ending = "did not beat", ", which includes zero"
+        return (
+            f"AutoDeco {said} {self.rival} on {self.measure} here: {value} points, 95 % interval"
+            f" {low} to {high}{ending}."
+        )
 
 
 def verdicts(results: Sequence[StrategyResult]) -> list[Verdict]:
-    """Compare AutoDeco with the strategy that did best without heads, on pass@1 and (with several samples) pass@k.
+    """Compare AutoDeco with the strategy that did best without heads, on pass@1 and (with several
+    samples) pass@k.
 
     The rival is chosen by its result on the very same problems, which favours the rival.
     """
@@ -107,7 +117,3 @@ def verdicts(results: Sequence[StrategyResult]) -> list[Verdict]:
         difference = mean_difference(ours.pass_at_k_by_problem, rival.pass_at_k_by_problem)
         found.append(Verdict(f"pass@{ours.k}", rival.strategy.name, difference))
     return found
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}"

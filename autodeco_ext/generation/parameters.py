@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import torch
 
@@ -54,7 +55,7 @@ class SamplingParameters:
                 for row, entry in enumerate(value.reshape(-1).tolist()):
                     if not is_good(entry):
                         raise ValueError(f"{prefix} {requirement}, got {entry} in row {row}")
-            elif isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            elif isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
                 raise TypeError(f"{prefix} must be {kind} or a tensor of them, got {value!r}")
             elif not is_good(value):
                 raise ValueError(f"{prefix} {requirement}, got {value}")
@@ -81,8 +82,10 @@ def spread_rows(
     generate lays out num_return_sequences (and beams) the same way: the copies of a prompt are
     neighbours.
     """
-    if not isinstance(value, torch.Tensor) or value.dim() == 0:
+    if not isinstance(value, torch.Tensor):
         return value
+    if value.dim() == 0:
+        return value.to(device)
     given = value.shape[0]
     if given == 0 or rows % given != 0:
         raise ValueError(
@@ -100,7 +103,7 @@ def check_seed(seed: int | torch.Tensor | None, owner: str) -> None:
         if seed.dim() > 1:
             raise ValueError(f"{prefix} must have shape [rows], got {list(seed.shape)}")
     elif seed is not None:
-        if isinstance(seed, bool) or not isinstance(seed, int):
+        if isinstance(seed, bool) or not isinstance(seed, Integral):
             raise TypeError(f"{prefix} must be an int or an int64 tensor, got {seed!r}")
         if not INT64_MIN <= seed <= INT64_MAX:
             raise ValueError(f"{prefix} must fit in int64, got {seed}")

@@ -11,8 +11,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 @dataclass
 class DecodingTrace:
-    """One entry per sequence and generated token; every tensor is [sequences, new_tokens] and on
-    the CPU.
+    """One entry per sequence and generated token: CPU tensors of shape [sequences, new_tokens].
 
     Entries after a sequence has ended are padding: mask is False there and the other values mean
     nothing.

@@ -35,8 +35,7 @@ class HeadTensors:
     def check_shapes(
         self, shapes: Mapping[str, torch.Size], required: Collection[str], reason: str
     ) -> None:
-        """Raise ValueError unless all required tensors are there, and every tensor is known and of
-        its shape.
+        """Raise ValueError unless the required tensors are there and every tensor fits shapes.
 
         reason says where the shapes come from, for the message.
         """
@@ -65,8 +64,7 @@ class HeadTensors:
 
 
 def find_checkpoint(name_or_path: str | os.PathLike, **hub_options: object) -> Path:
-    """Return the local folder of a checkpoint, fetching it from the Hugging Face hub if it is a
-    repository name.
+    """Return the local folder of a checkpoint; one on the Hugging Face hub is fetched first.
 
     hub_options: cache_dir, force_download, local_files_only, revision, token.
 
@@ -138,8 +136,8 @@ def write_head_tensors(folder: Path, tensors: Mapping[str, torch.Tensor]) -> Pat
     """Write a heads-only checkpoint's tensors; return the file.
 
     Raises:
-        ValueError: the folder already holds other *.safetensors files, whose tensors would be read
-            back with these.
+        ValueError: the folder holds other *.safetensors files, whose tensors would be read back
+            with these, or a file of this name with other tensors, which would be lost.
     """
     target = folder / HEADS_FILE
     others = [path.name for path in sorted(folder.glob("*.safetensors")) if path != target]
@@ -148,6 +146,14 @@ def write_head_tensors(folder: Path, tensors: Mapping[str, torch.Tensor]) -> Pat
             "autodeco_ext.AutoDecoModelForCausalLM.save_pretrained: the folder must hold no other"
             f" *.safetensors files (they would be read as part of the checkpoint), got {others}"
         )
+    if target.is_file():
+        with safe_open(target, framework="pt") as file:
+            names = [n for n in file.keys() if not n.startswith(HEAD_PREFIXES)]  # noqa: SIM118
+        if names:
+            raise ValueError(
+                "autodeco_ext.AutoDecoModelForCausalLM.save_pretrained: the folder must not be that"
+                f" of another model, got {target} with {names[0]} and {len(names) - 1} more"
+            )
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         target,

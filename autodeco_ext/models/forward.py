@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from transformers.utils import ModelOutput
 
+from autodeco_ext.models.heads import HeadOutput
 from autodeco_ext.models.lm_head_input import (
     LAST_HIDDEN_STATE_MODELS,
     capture_lm_head_input,
@@ -30,10 +31,11 @@ class HeadsForwardMixin:
         with torch.set_grad_enabled(torch.is_grad_enabled() and labels is None):
             outputs, hidden_states = self._run_base(arguments)
         predicted = self.heads(hidden_states.detach(), outputs.logits.detach())
-        outputs = with_predictions(outputs, predicted.temperature, predicted.top_p)
+        loss = None
         if labels is not None:
             kept = kept_positions(arguments.get("logits_to_keep", 0))
-            outputs.loss = _loss(outputs, labels, kept, num_items_in_batch)
+            loss = _loss(outputs.logits.detach(), predicted, labels, kept, num_items_in_batch)
+        outputs = with_predictions(outputs, predicted.temperature, predicted.top_p, loss)
         return outputs if return_dict else outputs.to_tuple()
 
     def _run_base(self, arguments: dict[str, Any]) -> tuple[ModelOutput, torch.Tensor]:
@@ -72,24 +74,25 @@ class HeadsForwardMixin:
 
 
 def _loss(
-    outputs: ModelOutput,
+    logits: torch.Tensor,
+    predicted: HeadOutput,
     labels: torch.Tensor,
     kept: slice | torch.Tensor,
     num_items_in_batch: int | torch.Tensor | None,
 ) -> torch.Tensor:
     """The AutoDeco loss: the output at position t is scored on labels[t + 1]."""
     shifted = F.pad(labels[:, 1:], (0, 1), value=-100)[:, kept]  # [batch, positions]
-    if shifted.shape != outputs.temperature.shape:
+    if shifted.shape != predicted.temperature.shape:
         raise ValueError(
             "autodeco_ext.AutoDecoModelForCausalLM.forward: labels must have the shape of"
             f" input_ids, got {list(labels.shape)} for predictions"
-            f" {list(outputs.temperature.shape)}"
+            f" {list(predicted.temperature.shape)}"
         )
     counted = shifted != -100
     loss = autodeco_loss(
-        outputs.logits.detach()[counted].float(),
-        outputs.temperature[counted],
-        outputs.top_p[counted],
+        logits[counted].float(),
+        predicted.temperature[counted],
+        predicted.top_p[counted],
         shifted[counted],
         reduction="mean" if num_items_in_batch is None else "sum",
     ).loss

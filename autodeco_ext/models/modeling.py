@@ -49,16 +49,14 @@ class AutoDecoModelForCausalLM(HeadsForwardMixin, DrawingGenerationMixin):
 
     - model.heads is the AutoDecoHeads, always float32; model.autodeco_config the AutoDecoConfig;
     - forward returns the base's output with the fields temperature and top_p, [batch, positions],
-    one entry per
-      position that logits are computed for, and with labels the AutoDeco loss (see forward);
+      one entry per position that logits are computed for; with labels the AutoDeco loss;
     - generate(do_sample=True) draws each token with the predicted values.
 
     Example:
         >>> import torch
         >>> from transformers import LlamaConfig, LlamaForCausalLM
-        >>> sizes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1,
-        num_attention_heads=2)
-        >>> base = LlamaForCausalLM(LlamaConfig(vocab_size=16, **sizes))
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+        >>> base = LlamaForCausalLM(LlamaConfig(vocab_size=16, num_hidden_layers=1, **sizes))
         >>> model = AutoDecoModelForCausalLM.from_base(base)
         >>> output = model(torch.tensor([[1, 2, 3]]))
         >>> output.logits.shape, output.temperature.shape
@@ -96,9 +94,9 @@ class AutoDecoModelForCausalLM(HeadsForwardMixin, DrawingGenerationMixin):
 
         Args:
             base_model: a causal language model, or the name or folder of one.
-            enable_temperature_head, enable_top_p_head, use_enhanced_features,
-            temperature_hidden_size,
-                top_p_hidden_size: as in AutoDecoConfig.
+            enable_temperature_head, enable_top_p_head: whether there is such a head.
+            use_enhanced_features: whether the top-p head reads statistics of the logits.
+            temperature_hidden_size, top_p_hidden_size: width of the heads' hidden layers.
             kwargs: with a name or folder, passed to AutoModelForCausalLM.from_pretrained (dtype,
                 gguf_file, ...).
         """
@@ -178,6 +176,9 @@ class AutoDecoModelForCausalLM(HeadsForwardMixin, DrawingGenerationMixin):
                     f"{LOADER}: base_model must be given (the checkpoint holds only the heads, and"
                     f" its config.json does not name the base model), got None for {folder}"
                 )
+            gguf_file = (getattr(config, "quantization_config", None) or {}).get("gguf_file")
+            if base_model is None and gguf_file:
+                kwargs.setdefault("gguf_file", gguf_file)  # a folder alone does not name the file
             base = _load_base(name, "from_pretrained", **kwargs)
             _check_base(base, "from_pretrained")
             model = _share(base)
@@ -291,7 +292,7 @@ def _share(base: PreTrainedModel) -> Any:
     """A model of the class AutoDeco<Base> with the very modules, parameters and buffers of base."""
     model = _rebuild(type(base))
     for name, value in base.__dict__.items():
-        if name in ("_compiled_call", "_last_compile_config"):
+        if name in ("_compiled_call", "_compiled_call_impl", "_last_compile_config"):
             continue  # a compiled call of the base would go on running the base's forward
         # The containers are copied, so that the heads and later hooks are registered here and not
         # on the base.

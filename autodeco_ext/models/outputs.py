@@ -10,10 +10,16 @@ from transformers.utils import ModelOutput
 
 
 def with_predictions(
-    outputs: ModelOutput, temperature: torch.Tensor, top_p: torch.Tensor
+    outputs: ModelOutput,
+    temperature: torch.Tensor,
+    top_p: torch.Tensor,
+    loss: torch.Tensor | None = None,
 ) -> ModelOutput:
-    """Return the outputs as their AutoDeco type, with the two predictions as last fields."""
-    return output_type(type(outputs))(**outputs, temperature=temperature, top_p=top_p)
+    """Return the outputs as their AutoDeco type, with the predictions and, if given, the loss."""
+    fields = {**outputs, "temperature": temperature, "top_p": top_p}
+    if loss is not None:
+        fields["loss"] = loss
+    return output_type(type(outputs))(**fields)
 
 
 # A dict and no functools.cache: dynamo traces through the latter and would make the class anew.

@@ -1,1 +1,1 @@
-"""Self-contained HTML pages: generated text coloured by what was decided at each token, and the demo's results."""
+"""Self-contained HTML pages: generated text coloured by T and P, and the demo's results."""

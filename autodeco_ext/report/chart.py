@@ -1,4 +1,4 @@
-"""Charts as inline SVG. Positions along x are percentages, so that text keeps its size on a narrow screen."""
+"""Charts as inline SVG; x positions are percentages, so text keeps its size on a phone."""
 
 from __future__ import annotations
 
@@ -10,18 +10,27 @@ from autodeco_ext.evaluation.pass_at_k import Estimate
 from autodeco_ext.report.page import escape
 
 CHART_STYLE = """
-svg.chart { display: block; width: 100%; overflow: visible; font-size: 13px; }
-svg.chart text { fill: var(--ink); } svg.chart .axis { fill: var(--soft); font-size: 12px; }
+svg.chart { display: block; width: 100%; overflow: visible; font: 13px var(--sans); }
+svg.chart text { fill: var(--ink); }
+svg.chart .axis { fill: var(--soft); font-size: 12px; }
 svg.chart .grid { stroke: var(--rule); stroke-width: 1; }
-svg.chart .bar { stroke: var(--soft); stroke-width: 2; } svg.chart .dot { fill: var(--soft); }
-svg.chart .ours .bar { stroke: var(--accent); stroke-width: 2.5; } svg.chart .ours .dot { fill: var(--accent); }
+svg.chart .bar { stroke: var(--soft); stroke-width: 2; }
+svg.chart .dot { fill: var(--soft); }
+svg.chart .ours .bar { stroke: var(--accent); stroke-width: 2.5; }
+svg.chart .ours .dot { fill: var(--accent); }
 svg.chart .ours text { fill: var(--accent); font-weight: 600; }
 svg.chart .fill { fill: var(--accent); opacity: .8; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 1.2rem 2rem; }
-.label { font-size: .875rem; font-weight: 600; margin: 0 0 .4rem; }
+.charts {
+  display: grid; gap: 1.2rem 2rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr));
+}
+.label { font: 600 .875rem var(--sans); margin: 0 0 .4rem; }
 """
 
-_LEFT, _RIGHT = 32.0, 84.0  # the plot area, in per cent of the width: names to its left, values to its right
+_LEFT, _RIGHT = (
+    32.0,
+    84.0,
+)  # the plot area, in per cent of the width: names to its left, values to its right
 _ROW = 34
 
 
@@ -49,20 +58,25 @@ def interval_chart(bars: Sequence[Bar], description: str) -> str:
         parts.append(f'<line class="grid" x1="{at}" x2="{at}" y1="0" y2="{height - 22}"/>')
         unit = " %" if tick == 4 else ""
         parts.append(
-            f'<text class="axis" x="{at}" y="{height - 6}" text-anchor="middle">{100 * tick * step:g}{unit}</text>'
+            f'<text class="axis" x="{at}" y="{height - 6}"'
+            f' text-anchor="middle">{100 * tick * step:g}{unit}</text>'
         )
     for row, bar in enumerate(bars):
         middle = _ROW * row + _ROW // 2
-        low, value, high = (x(one) for one in (bar.estimate.low, bar.estimate.value, bar.estimate.high))
+        low, value, high = (
+            x(one) for one in (bar.estimate.low, bar.estimate.value, bar.estimate.high)
+        )
         group = ' class="ours"' if bar.highlighted else ""
         caps = "".join(
-            f'<line class="bar" x1="{end}" x2="{end}" y1="{middle - 5}" y2="{middle + 5}"/>' for end in (low, high)
+            f'<line class="bar" x1="{end}" x2="{end}" y1="{middle - 5}" y2="{middle + 5}"/>'
+            for end in (low, high)
         )
         parts.append(
             f'<g{group}><text x="0" y="{middle + 4}">{escape(bar.name)}</text>'
             f'<line class="bar" x1="{low}" x2="{high}" y1="{middle}" y2="{middle}"/>{caps}'
             f'<circle class="dot" cx="{value}" cy="{middle}" r="5"/>'
-            f'<text x="100%" y="{middle + 4}" text-anchor="end">{100 * bar.estimate.value:.1f} %</text></g>'
+            f'<text x="100%" y="{middle + 4}" text-anchor="end">{100 * bar.estimate.value:.1f}'
+            " %</text></g>"
         )
     return "".join(parts) + "</svg>"
 
@@ -73,19 +87,24 @@ def histogram(values: Sequence[float], upper: float, description: str, bins: int
     for value in values:
         counts[min(bins - 1, max(0, int(value / upper * bins)))] += 1
     tallest, height = max(counts), 110
-    parts = [f'<svg class="chart" role="img" aria-label="{escape(description)}" height="{height + 22}">']
+    parts = [
+        f'<svg class="chart" role="img" aria-label="{escape(description)}" height="{height + 22}">'
+    ]
     for index, count in enumerate(counts):
         if count:
             tall = max(1.0, height * count / tallest)
             parts.append(
-                f'<rect class="fill" x="{100 * index / bins:.2f}%" width="{90 / bins:.2f}%" y="{height - tall:.1f}"'
-                f' height="{tall:.1f}"><title>{upper * index / bins:g} to {upper * (index + 1) / bins:g}:'
+                f'<rect class="fill" x="{100 * index / bins:.2f}%" width="{90 / bins:.2f}%"'
+                f' y="{height - tall:.1f}"'
+                f' height="{tall:.1f}"><title>{upper * index / bins:g} to'
+                f" {upper * (index + 1) / bins:g}:"
                 f" {count / len(values):.1%} of {len(values):,} tokens</title></rect>"
             )
     parts.append(f'<line class="grid" x1="0" x2="100%" y1="{height}" y2="{height}"/>')
     for tick, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
         parts.append(
-            f'<text class="axis" x="{100 * tick:g}%" y="{height + 17}" text-anchor="{anchor}">{upper * tick:g}</text>'
+            f'<text class="axis" x="{100 * tick:g}%" y="{height + 17}"'
+            f' text-anchor="{anchor}">{upper * tick:g}</text>'
         )
     return "".join(parts) + "</svg>"
 

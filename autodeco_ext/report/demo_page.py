@@ -1,7 +1,8 @@
-"""The page that `autodeco demo` writes. Every number and every verdict is computed from the experiment."""
+"""The page that `autodeco demo` writes; every number and verdict comes from the experiment."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,19 +55,23 @@ def counted(experiment: Experiment) -> str:
     """How many problems and answers the comparison rests on, in words."""
     samples = experiment.settings.samples
     return (
-        f"{len(experiment.held_out)} held-out problems, {samples} {_plural('sample', samples)} each (greedy: 1), "
+        f"{len(experiment.held_out)} held-out problems, {samples} {_plural('sample', samples)} each"
+        " (greedy: 1), "
         f"seed {experiment.settings.seed}"
     )
 
 
 def _opening(experiment: Experiment, facts: DemoFacts) -> str:
-    verdicts = " ".join(escape(verdict.sentence()) for verdict in experiment.verdicts)
+    verdicts = " ".join(_signs(escape(verdict.sentence())) for verdict in experiment.verdicts)
     return (
         "<h1>A language model decoding with its own temperature and top-p</h1>"
-        f'<p class="meta">{escape(facts.model_name)} · {escape(facts.data_name)} · {escape(counted(experiment))}</p>'
+        f'<p class="meta">{escape(facts.model_name)} · {escape(facts.data_name)} ·'
+        f" {escape(counted(experiment))}</p>"
         f'<p class="lead">{verdicts}</p>'
-        "<p>Two small heads read the model’s last hidden state and predict, for every token, the temperature T and the"
-        f" top-p P that it is drawn with. They were trained a moment ago, on {len(experiment.verified)} answers that the"
+        "<p>Two small heads read the model’s last hidden state and predict, for every token, the"
+        " temperature T and the"
+        " top-p P that it is drawn with. They were trained a moment ago, on"
+        f" {len(experiment.verified)} answers that the"
         " frozen model had found by itself and that were checked to be right.</p>"
     )
 
@@ -96,13 +101,18 @@ def _comparison(experiment: Experiment) -> str:
     return (
         "<h2>Comparison</h2>"
         f'<figure><div class="charts">{"".join(charts)}</div><figcaption>'
-        f"<p>Share of problems solved on {escape(counted(experiment))}. pass@k: at least one of k answers is right."
+        f"<p>Share of problems solved on {escape(counted(experiment))}. pass@k: at least one of k"
+        " answers is right."
         f" Bars: {INTERVAL_METHOD}.</p></figcaption></figure>{table(header, rows, ours)}"
-        f'<div class="small"><p>The verdict above compares AutoDeco with whichever other strategy did best on these very'
-        f" problems, which favours that strategy: {DIFFERENCE_METHOD}. One run with one seed; the static settings were"
-        " fixed beforehand.</p><p>tokens/s counts real tokens, up to"
-        f" {experiment.settings.rows} sequences at a time on {experiment.settings.rows} prompts read beforehand; a batch"
-        " lasts until its longest answer ends.</p></div>"
+        '<div class="small"><p>The verdict above compares AutoDeco with whichever other strategy'
+        " did best on these very"
+        " problems, which favours that strategy; both answered the same problems, and its interval"
+        " is a"
+        f" {DIFFERENCE_METHOD}. This is one run with one seed. The static settings were fixed"
+        " beforehand.</p>"
+        f"<p>tokens/s: real tokens per second of decoding, {experiment.settings.rows} sequences at"
+        " a time, reading the"
+        " prompts not included; a batch lasts until its longest answer ends.</p></div>"
     )
 
 
@@ -121,13 +131,14 @@ def _texts(experiment: Experiment, tokenizer: Any) -> str:
     for answer in shown:
         said = '<span class="right">right</span>' if answer.correct else "wrong"
         parts.append(
-            f'<div class="answer"><div class="small">{escape(answer.problem.question)}</div>'
+            f'<div class="answer"><div>{escape(answer.problem.question)}</div>'
             f'<p class="text">{token_spans(answer.records(tokenizer))}</p>'
             f'<div class="meta">{said}, expected {answer.problem.answer:g}</div></div>'
         )
     return (
         "<h2>Its answers, token by token</h2>"
-        f"<p>The first answer to each of the first {len(shown)} held-out problems, in the random order they were drawn"
+        f"<p>The first answer to each of the first {len(shown)} held-out problems, in the random"
+        " order they were drawn"
         f" in. Nothing was selected.</p>{legend()}{''.join(parts)}"
     )
 
@@ -135,40 +146,49 @@ def _texts(experiment: Experiment, tokenizer: Any) -> str:
 def _predictions(experiment: Experiment) -> str:
     temperatures = [value for one in experiment.ours for value in one.values("temperature")]
     top_ps = [value for one in experiment.ours for value in one.values("top_p")]
+    charts = (
+        ("temperature", histogram(temperatures, 2.0, "Histogram of predicted temperatures")),
+        ("top-p", histogram(top_ps, 1.0, "Histogram of predicted top-p")),
+    )
+    figures = "".join(f'<div><p class="label">{name}</p>{chart}</div>' for name, chart in charts)
     return (
-        "<h2>What the heads predict</h2>"
-        '<figure><div class="charts">'
-        f'<div><p class="label">temperature</p>{histogram(temperatures, 2.0, "Histogram of predicted temperatures")}</div>'
-        f'<div><p class="label">top-p</p>{histogram(top_ps, 1.0, "Histogram of predicted top-p")}</div>'
-        f"</div><figcaption>Shares of all {len(temperatures):,} tokens that AutoDeco generated here.</figcaption></figure>"
+        f'<h2>What the heads predict</h2><figure><div class="charts">{figures}</div><figcaption>'
+        f"Shares of all {len(temperatures):,} tokens that AutoDeco generated here."
+        "</figcaption></figure>"
     )
 
 
 def _method(experiment: Experiment, facts: DemoFacts) -> str:
     settings, fit = experiment.settings, experiment.settings.fit
     collected = sum(len(group) for group in experiment.collected.by_problem)
+    verified = len(experiment.verified)
     first, last = experiment.losses[0], experiment.losses[-1]
-    example = settings.prompt.examples[0]
-    pairs = [
-        ("base model", f"{facts.model_name}, frozen"),
-        ("problems", facts.data_name),
-        ("training answers", f"{collected:,} to {len(experiment.training)} problems, drawn with {settings.collecting.name}; "
-         f"{len(experiment.verified)} right ({len(experiment.verified) / collected:.1%})"),
-        ("training", f"both heads on {experiment.positions:,} token positions, {fit.epochs} epochs, AdamW, learning rate "
-         f"{fit.learning_rate:g}, {fit.positions_per_step} positions a step, the released losses"),
-        ("loss, first and last epoch", f"{first.loss:.4f}, {last.loss:.4f} (temperature {first.temperature_loss:.4f}, "
-         f"{last.temperature_loss:.4f}; top-p {first.top_p_loss:.4f}, {last.top_p_loss:.4f})"),
-        ("prompt", f"{len(settings.prompt.examples)} worked examples, the first: Q: {example.question} A: {example.answer}"),
-        ("an answer", f"ends at a line break or after {settings.max_new_tokens} tokens; its number is compared with the "
-         "expected one"),
-        ("held-out problems", "no question occurs in training, questions that differ only in their numbers included"),
-        ("randomness", "the same seeds for every strategy; the same command gives the same numbers on the same machine with"
-         " the same number of threads"),
-        *[(name, f"{value:.0f} s") for name, value in {**facts.other_seconds, **experiment.seconds}.items()],
-        *facts.environment,
-    ]  # fmt: skip
+    examples = settings.prompt.examples
+    pairs = {
+        "base model": f"{facts.model_name}, frozen",
+        "problems": facts.data_name,
+        "training answers": f"{collected:,} to {len(experiment.training)} problems, drawn with"
+        f" {settings.collecting.name}; {verified} right ({verified / collected:.1%})",
+        "training": f"both heads on {experiment.positions:,} token positions, {fit.epochs} epochs,"
+        f" AdamW, learning rate {fit.learning_rate:g}, {fit.positions_per_step} positions a step,"
+        " the released losses",
+        "loss, first and last epoch": f"{first.loss:.4f}, {last.loss:.4f} (temperature"
+        f" {first.temperature_loss:.4f}, {last.temperature_loss:.4f}; top-p"
+        f" {first.top_p_loss:.4f}, {last.top_p_loss:.4f})",
+        "prompt": f"{len(examples)} worked examples, then the question; the first example: Q:"
+        f" {examples[0].question} A: {examples[0].answer}",
+        "an answer": f"ends at a line break or after {settings.max_new_tokens} tokens; its number"
+        " is compared with the expected one",
+        "held-out problems": "no question occurs in training, counting questions that differ only"
+        " in their numbers as the same",
+        "randomness": "the same seeds for every strategy; the same command gives the same numbers"
+        " on the same machine with the same number of threads",
+    }
+    seconds = {**facts.other_seconds, **experiment.seconds}
+    pairs |= {name: f"{value:.0f} s" for name, value in seconds.items()}
+    pairs |= dict(facts.environment)
     return (
-        f"<h2>Method</h2>{definitions(pairs)}"
+        f"<h2>Method</h2>{definitions(pairs.items())}"
         f"<h2>Do it again</h2><pre>{escape(facts.command)}</pre>"
         f"<p>The heads are on disk:</p><pre>{escape(facts.use)}</pre>"
     )
@@ -179,6 +199,11 @@ def _with_interval(value: Estimate) -> str:
         f'{100 * value.value:.1f} % <span class="interval">'
         f"[{100 * value.low:.1f}, {100 * value.high:.1f}]</span>"
     )
+
+
+def _signs(text: str) -> str:
+    """Minus signs for hyphens and unbreakable per cents, which a terminal may not have."""
+    return re.sub(r"(?<= )-(?=\d)", "−", text).replace(" %", "\u00a0%")
 
 
 def _plural(word: str, count: int) -> str:

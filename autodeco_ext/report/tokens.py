@@ -1,4 +1,4 @@
-"""Generated text, each token coloured by the temperature and underlined by the top-p it was drawn with."""
+"""Generated text, each token coloured by its temperature and underlined by its top-p."""
 
 from __future__ import annotations
 
@@ -8,39 +8,52 @@ from typing import Any
 
 from autodeco_ext.report.page import escape
 
-# Classes and not inline styles: a page holds thousands of tokens. Temperature in steps of 0.1 around 1, where the
-# model's own distribution is left as it is; top_p in six steps of line thickness.
-_TEMPERATURE_STEPS = 10
+# Classes and not inline styles: a page holds thousands of tokens. Temperature in steps of 0.05
+# around 1, where the model's own distribution is left as it is; top_p in steps of line thickness.
+_TEMPERATURE_STEPS = 20
 _TOP_P_STEPS = 5
 
 
 def _styles() -> str:
     rules = []
     for step in range(1, _TEMPERATURE_STEPS + 1):
-        strength = round(0.75 * step / _TEMPERATURE_STEPS, 3)
-        rules.append(f".c{step} {{ background: rgba(var(--cold), {strength}); }}")
-        rules.append(f".h{step} {{ background: rgba(var(--hot), {strength}); }}")
+        share = step / _TEMPERATURE_STEPS
+        # Hue as well as strength, so that 0.3 and 0.5 can be told apart: green to violet below 1,
+        # yellow to red above.
+        for name, hue in (("c", 150 + 120 * share), ("h", 52 - 52 * share)):
+            rules.append(
+                f"b.{name}{step}"
+                f" {{ background: hsla({hue:.0f}, 80%, 55%, {0.12 + 0.5 * share:.2f}); }}"
+            )
     for step in range(1, _TOP_P_STEPS + 1):
-        rules.append(f".u{step} {{ border-bottom-width: {step}px; }}")
+        rules.append(f"b.u{step} {{ border-bottom-width: {step}px; }}")
     return "\n".join(rules)
 
 
 TOKEN_STYLE = f"""
-.text {{ font: 1rem/2.3 ui-monospace, "SF Mono", Menlo, Consolas, monospace; white-space: pre-wrap;
-  overflow-wrap: anywhere; }}
-.text b {{ font-weight: 400; padding: .22em 0 .12em; border-bottom: 0 solid var(--cut); border-radius: 2px;
-  margin-right: 1px; cursor: default; box-decoration-break: clone; -webkit-box-decoration-break: clone; }}
+.text {{ font: 1rem/2.3 var(--mono); white-space: pre-wrap; overflow-wrap: anywhere; }}
+.text b {{
+  font-weight: 400; padding: .22em 0 .12em; margin-right: 1px; cursor: default;
+  border-bottom: 0 solid var(--cut); border-radius: 2px;
+  box-decoration-break: clone; -webkit-box-decoration-break: clone;
+}}
 .text b:hover, .text b.on {{ outline: 1.5px solid var(--ink); }}
 .text i {{ font-style: normal; opacity: .5; }}
-.legend {{ display: flex; flex-wrap: wrap; gap: .4rem 2rem; margin: 1rem 0 1.4rem; }}
+.legend {{
+  display: flex; flex-wrap: wrap; gap: .4rem 2rem; margin: 1rem 0 .6rem;
+  color: var(--soft); font: .875rem/1.5 var(--sans);
+}}
 .legend .row {{ display: flex; align-items: center; gap: .5rem; white-space: nowrap; }}
-.legend .swatches {{ display: inline-flex; }}
-.legend .swatches b {{ display: inline-block; width: .8rem; height: 1.1rem; border-bottom: 0 solid var(--cut); }}
-.legend .lines {{ gap: 4px; }}
-.legend .lines b {{ width: 1.3rem; }}
-.tip {{ position: fixed; z-index: 2; pointer-events: none; background: var(--ink); color: var(--paper); font-size: 13px;
-  line-height: 1.45; padding: .5rem .7rem; border-radius: 6px; white-space: pre; font-variant-numeric: tabular-nums;
-  box-shadow: 0 4px 16px rgba(0, 0, 0, .25); }}
+.swatches {{ display: inline-flex; }}
+.swatches b {{ width: .5rem; height: 1.1rem; border-bottom: 0 solid var(--cut); }}
+.swatches.lines {{ gap: 4px; }}
+.swatches.lines b {{ width: 1.3rem; }}
+.tip {{
+  position: fixed; z-index: 2; pointer-events: none; white-space: pre;
+  background: var(--ink); color: var(--paper); font: 13px/1.45 var(--sans);
+  font-variant-numeric: tabular-nums; padding: .5rem .7rem; border-radius: 6px;
+  box-shadow: 0 4px 16px rgba(0, 0, 0, .25);
+}}
 .tip[hidden] {{ display: none; }}
 {_styles()}
 """
@@ -48,22 +61,29 @@ TOKEN_STYLE = f"""
 # Titles serve without scripts; with them the same text appears at once, also on a tap.
 TOKEN_SCRIPT = """
 (() => {
-  const tip = document.createElement('div'); tip.className = 'tip'; tip.hidden = true; document.body.append(tip);
-  let shown = null;
+  const tip = document.createElement('div');
+  tip.className = 'tip';
+  tip.hidden = true;
+  document.body.append(tip);
   for (const token of document.querySelectorAll('.text b[title]')) {
-    token.dataset.tip = token.title; token.removeAttribute('title');
+    token.dataset.tip = token.title;
+    token.removeAttribute('title');
   }
+  let shown = null;
   const show = (token) => {
     if (shown) shown.classList.remove('on');
-    shown = token; tip.hidden = !token;
+    shown = token;
+    tip.hidden = !token;
     if (!token) return;
-    token.classList.add('on'); tip.textContent = token.dataset.tip;
+    token.classList.add('on');
+    tip.textContent = token.dataset.tip;
     const box = token.getClientRects()[0], size = tip.getBoundingClientRect();
-    const left = Math.min(Math.max(8, box.left + box.width / 2 - size.width / 2), innerWidth - size.width - 8);
-    const top = box.top - size.height - 8 > 4 ? box.top - size.height - 8 : box.bottom + 8;
-    tip.style.left = left + 'px'; tip.style.top = top + 'px';
+    const left = box.left + box.width / 2 - size.width / 2;
+    const above = box.top - size.height - 8;
+    tip.style.left = Math.min(Math.max(8, left), innerWidth - size.width - 8) + 'px';
+    tip.style.top = (above > 4 ? above : box.bottom + 8) + 'px';
   };
-  const find = (event) => event.target.closest ? event.target.closest('.text b[data-tip]') : null;
+  const find = (event) => event.target.closest && event.target.closest('.text b[data-tip]');
   document.addEventListener('pointerover', (event) => show(find(event)));
   document.addEventListener('click', (event) => show(find(event)));
   document.addEventListener('scroll', () => show(null), { passive: true });
@@ -72,11 +92,11 @@ TOKEN_SCRIPT = """
 
 
 def temperature_class(temperature: float) -> str:
-    """CSS class of a temperature: c1 .. c10 below 1, h1 .. h10 above, none near 1.
+    """CSS class of a temperature: c1 .. c20 below 1, h1 .. h20 above, none near 1.
 
     Example:
         >>> temperature_class(0.5), temperature_class(1.0), temperature_class(1.32)
-        ('c5', '', 'h3')
+        ('c10', '', 'h6')
     """
     if not math.isfinite(temperature):
         return ""
@@ -127,17 +147,19 @@ def _visible(text: str) -> str:
 
 def legend() -> str:
     """What background and underline mean."""
-    swatches = "".join(
-        f'<b class="{temperature_class(step / 5)}"></b>' for step in range(11)
+    swatches = "".join(f'<b class="{temperature_class(step / 10)}"></b>' for step in range(21))
+    lines = "".join(
+        f'<b class="{top_p_class(value)}"></b>' for value in (1.0, 0.96, 0.84, 0.6, 0.3, 0.0)
     )
-    lines = "".join(f'<b class="{top_p_class(value)}"></b>' for value in (1.0, 0.96, 0.84, 0.6, 0.3, 0.0))
     return (
         '<div class="legend">'
         '<span class="row">background: temperature&nbsp; 0 '
         f'<span class="swatches">{swatches}</span> 2</span>'
         '<span class="row">underline: top-p&nbsp; 1 '
         f'<span class="swatches lines">{lines}</span> 0</span></div>'
-        '<p class="small">Blue: sharper than the model’s own distribution, orange: flatter, no colour: T = 1. The'
-        " thicker the line, the more of the unlikely tokens is cut off. Point at a token, or tap it, for its numbers."
+        '<p class="small">Green to violet: sharper than the model’s own distribution. No colour: T'
+        " = 1. Yellow to red: flatter. The"
+        " thicker the line, the more of the unlikely tokens is cut off. Point at a token, or tap"
+        " it, for its numbers."
         "</p>"
     )

@@ -20,7 +20,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class CachedPositions:
-    """What training needs of every answer token: what the base saw before it, and which token it was."""
+    """What training needs of every answer token: the hidden state before it, and the token."""
 
     hidden_states: torch.Tensor  # [positions, hidden], the LM head's input, in the base's dtype
     labels: torch.Tensor  # [positions] int64, the token that followed
@@ -71,18 +71,26 @@ def cache_positions(
     for start in range(0, len(answers), answerer.rows):
         batch = answers[start : start + answerer.rows]
         tokens = [answer.token_ids for answer in batch]
-        texts = [answerer.question_ids(one.problem) + ids for one, ids in zip(batch, tokens, strict=True)]
+        texts = [
+            answerer.question_ids(one.problem) + ids for one, ids in zip(batch, tokens, strict=True)
+        ]
         input_ids, mask = answerer.padded(texts)
         longest = max(len(ids) for ids in tokens)
         with _inputs_of(lm_head) as captured:
             # The last token of an answer is a label only, so nothing has to be computed at it.
             outputs = answerer.forward(
-                input_ids[:, :-1], mask[:, :-1], answerer.prefix_cache(len(batch)), logits_to_keep=longest
+                input_ids[:, :-1],
+                mask[:, :-1],
+                answerer.prefix_cache(len(batch)),
+                logits_to_keep=longest,
             )
         (hidden,) = captured
-        if start == 0 and not torch.allclose(lm_head(hidden[:1]), outputs.logits[:1], rtol=1e-2, atol=1e-2):
+        if start == 0 and not torch.allclose(
+            lm_head(hidden[:1]), outputs.logits[:1], rtol=1e-2, atol=1e-2
+        ):
             raise ValueError(
-                f"autodeco_ext.training: the logits of {type(answerer.model).__name__} must be the output of its LM"
+                f"autodeco_ext.training: the logits of {type(answerer.model).__name__} must be the"
+                " output of its LM"
                 " head to train on cached hidden states, got logits that are changed after it"
             )
         # Padding is on the left, so the last len(ids) positions predict the answer's tokens.
@@ -105,25 +113,31 @@ def fit_heads(
 ) -> list[EpochLoss]:
     """Train the heads in place with the released losses; return the mean losses of every epoch.
 
-    The base's logits are computed again from the cached hidden states, positions_per_step at a time: they are far
-    larger than the hidden states. Columns of them at or beyond vocab are left out. progress is called after every step
-    with its loss. The same settings give the same heads.
+    The base's logits are computed again from the cached hidden states, positions_per_step at a
+    time: they are far larger than the hidden states. Columns of them at or beyond vocab are left
+    out. progress is called after every step with its loss. The same settings give the same heads.
     """
     heads.train()
     parameters = [one for one in heads.parameters() if one.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
     order = torch.Generator().manual_seed(settings.seed)
     history = []
     for epoch in range(settings.epochs):
         sums = torch.zeros(3, dtype=torch.float64)
-        for chosen in torch.randperm(len(positions), generator=order).split(settings.positions_per_step):
+        for chosen in torch.randperm(len(positions), generator=order).split(
+            settings.positions_per_step
+        ):
             chosen = chosen.to(positions.labels.device)
             hidden = positions.hidden_states[chosen]
             with torch.no_grad():
                 logits = lm_head(hidden)[:, :vocab]
             predicted = heads(hidden, logits)
             uniform = philox_uniform(
-                torch.full_like(chosen, settings.seed), epoch * len(positions) + chosen, _EASY_TOKEN_STREAM
+                torch.full_like(chosen, settings.seed),
+                epoch * len(positions) + chosen,
+                _EASY_TOKEN_STREAM,
             )
             losses = autodeco_loss(
                 logits.float(), *predicted, positions.labels[chosen], drop_uniform=uniform.float()

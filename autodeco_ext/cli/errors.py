@@ -1,0 +1,20 @@
+"""Errors that are the person's to fix: told in one sentence, without a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UserError(Exception):
+    """Ends a command with exit code 2 and its message, one sentence, on stderr."""
+
+
+@contextmanager
+def told_to_the_user(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn these kinds of exceptions into a UserError with the same message on one line."""
+    try:
+        yield
+    except kinds as error:
+        text = " ".join(str(error).split())
+        raise UserError(text or type(error).__name__) from error
