@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 import autodeco_ext
+
+# The tests' tensors are tiny: a second thread would only wait. Tests of threads set their own.
+torch.set_num_threads(1)
 
 ALL_BACKENDS = ("scalar", "avx2", "avx512")
 

@@ -279,6 +279,25 @@ def test_the_loss_comes_first_in_a_tuple(model):
     assert torch.equal(first, loss_of(model, IDS, IDS))
 
 
+def test_easy_tokens_are_dropped_by_torchs_generator(model):
+    logits = model(IDS).logits
+    labels = torch.cat([IDS[:, :1], logits.argmax(-1)[:, :-1]], dim=1)  # every label is the argmax
+    torch.manual_seed(5)
+    losses = [loss_of(model, IDS, labels) for _ in range(2)]
+    assert losses[0] != losses[1]
+    torch.manual_seed(5)
+    predicted = model(IDS)
+    rows = logits[:, :-1].reshape(-1, logits.shape[-1])
+    expected = reference.autodeco_loss(
+        rows,
+        predicted.temperature[:, :-1].reshape(-1),
+        predicted.top_p[:, :-1].reshape(-1),
+        labels[:, 1:].reshape(-1),
+        drop_uniform=torch.rand(len(rows)),
+    )
+    torch.testing.assert_close(losses[0], expected.loss)
+
+
 def test_labels_go_with_logits_to_keep(model):
     labels = IDS.clone()
     labels[:, :3] = -100  # the outputs at the last three positions are scored

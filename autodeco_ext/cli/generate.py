@@ -95,21 +95,17 @@ def run(arguments: argparse.Namespace) -> int:
         )
     seconds = time.perf_counter() - started
     summary = output.trace.summary()
+    count, speed = summary["tokens"], summary["tokens"] / seconds
     facts = [
         ("model", arguments.model),
-        (
-            "tokens",
-            f"{summary['tokens']} in {seconds:.1f} s, {summary['tokens'] / seconds:.1f} a second",
-        ),
-        (
-            "mean temperature",
-            f"{summary['mean_temperature']:.3f}{_origin(options.get('temperature'))}",
-        ),
-        ("mean top-p", f"{summary['mean_top_p']:.3f}{_origin(options.get('top_p'))}"),
+        ("length", f"{count} tokens in {seconds:.1f} s, {speed:.1f} a second"),
+        ("mean temperature", _mean(summary, "temperature", options)),
+        ("mean top-p", _mean(summary, "top_p", options)),
         ("mean kept", f"{summary['mean_kept']:.1f} tokens"),
         ("seed", str(chosen_seed)),
     ]
-    say("; ".join(f"{name} {value}" for name, value in facts[1:]))
+    spoken = [facts[1][1], *(f"{name} {value}" for name, value in facts[2:])]
+    say("; ".join(spoken))
     if arguments.trace is not None:
         from autodeco_ext.report.trace_page import trace_page
 
@@ -157,5 +153,6 @@ def _pad_token(tokenizer: Any) -> int:
     return next((one for one in ids if one is not None), 0)
 
 
-def _origin(given: float | None) -> str:
-    return " (predicted)" if given is None else " (given)"
+def _mean(summary: dict[str, float], name: str, options: dict[str, Any]) -> str:
+    origin = "predicted" if options.get(name) is None else "given"
+    return f"{summary[f'mean_{name}']:.3f} ({origin})"

@@ -11,8 +11,7 @@ CONFIDENCE = 0.95
 
 INTERVAL_METHOD = (
     "95 % Wilson intervals, with the uncertainty measured between problems (the samples of one"
-    " problem are not"
-    " independent)"
+    " problem are not independent)"
 )
 DIFFERENCE_METHOD = "95 % normal interval of the mean difference per problem"
 

@@ -172,8 +172,8 @@ def split_problems(
     if not training or not evaluation:
         raise ValueError(
             "the problems must leave one for training and one for evaluation at least, got"
-            f" {len(training)} and "
-            f"{len(evaluation)} of {len(first) + len(second)} different problems"
+            f" {len(training)} and {len(evaluation)} of {len(first) + len(second)} different"
+            " problems"
         )
     return training, evaluation
 

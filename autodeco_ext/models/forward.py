@@ -89,11 +89,14 @@ def _loss(
             f" {list(predicted.temperature.shape)}"
         )
     counted = shifted != -100
+    targets = shifted[counted]
     loss = autodeco_loss(
         logits[counted].float(),
         predicted.temperature[counted],
         predicted.top_p[counted],
-        shifted[counted],
+        targets,
+        # As released: a part of the tokens that the base gets right anyway does not count.
+        drop_uniform=torch.rand(targets.shape, device=targets.device),
         reduction="mean" if num_items_in_batch is None else "sum",
     ).loss
     return loss if num_items_in_batch is None else loss / num_items_in_batch

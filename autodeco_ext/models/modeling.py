@@ -264,8 +264,10 @@ def autodeco_class(base_class: type[PreTrainedModel]) -> type:
 
     labels: [batch, sequence], unshifted, -100 ignored. The loss is then the AutoDeco loss of the
     two heads as released (reference.autodeco_loss) and not the base's cross entropy; its gradient
-    reaches the heads only. num_items_in_batch: the number both of its sums are divided by, for
-    gradient accumulation; without it each part is the mean over the positions it counts.
+    reaches the heads only. Easy tokens, which the base gets right anyway, are dropped from the
+    temperature part with probability 0.6, by random numbers from torch's generator.
+    num_items_in_batch: the number both of its sums are divided by, for gradient accumulation;
+    without it each part is the mean over the positions it counts.
     """
     ignored = [
         *(base_class._keys_to_ignore_on_load_unexpected or []),

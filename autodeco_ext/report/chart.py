@@ -95,10 +95,9 @@ def histogram(values: Sequence[float], upper: float, description: str, bins: int
             tall = max(1.0, height * count / tallest)
             parts.append(
                 f'<rect class="fill" x="{100 * index / bins:.2f}%" width="{90 / bins:.2f}%"'
-                f' y="{height - tall:.1f}"'
-                f' height="{tall:.1f}"><title>{upper * index / bins:g} to'
-                f" {upper * (index + 1) / bins:g}:"
-                f" {count / len(values):.1%} of {len(values):,} tokens</title></rect>"
+                f' y="{height - tall:.1f}" height="{tall:.1f}"><title>{upper * index / bins:g} to'
+                f" {upper * (index + 1) / bins:g}: {count / len(values):.1%} of {len(values):,}"
+                " tokens</title></rect>"
             )
     parts.append(f'<line class="grid" x1="0" x2="100%" y1="{height}" y2="{height}"/>')
     for tick, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):

@@ -56,8 +56,7 @@ def counted(experiment: Experiment) -> str:
     samples = experiment.settings.samples
     return (
         f"{len(experiment.held_out)} held-out problems, {samples} {_plural('sample', samples)} each"
-        " (greedy: 1), "
-        f"seed {experiment.settings.seed}"
+        f" (greedy: 1), seed {experiment.settings.seed}"
     )
 
 
@@ -69,10 +68,9 @@ def _opening(experiment: Experiment, facts: DemoFacts) -> str:
         f" {escape(counted(experiment))}</p>"
         f'<p class="lead">{verdicts}</p>'
         "<p>Two small heads read the model’s last hidden state and predict, for every token, the"
-        " temperature T and the"
-        " top-p P that it is drawn with. They were trained a moment ago, on"
-        f" {len(experiment.verified)} answers that the"
-        " frozen model had found by itself and that were checked to be right.</p>"
+        " temperature T and the top-p P that it is drawn with. They were trained a moment ago, on"
+        f" {len(experiment.verified)} answers that the frozen model had found by itself and that"
+        " were checked to be right.</p>"
     )
 
 
@@ -102,17 +100,15 @@ def _comparison(experiment: Experiment) -> str:
         "<h2>Comparison</h2>"
         f'<figure><div class="charts">{"".join(charts)}</div><figcaption>'
         f"<p>Share of problems solved on {escape(counted(experiment))}. pass@k: at least one of k"
-        " answers is right."
-        f" Bars: {INTERVAL_METHOD}.</p></figcaption></figure>{table(header, rows, ours)}"
+        " answers is right. Bars:"
+        f" {INTERVAL_METHOD}.</p></figcaption></figure>{table(header, rows, ours)}"
         '<div class="small"><p>The verdict above compares AutoDeco with whichever other strategy'
-        " did best on these very"
-        " problems, which favours that strategy; both answered the same problems, and its interval"
-        " is a"
-        f" {DIFFERENCE_METHOD}. This is one run with one seed. The static settings were fixed"
-        " beforehand.</p>"
+        " did best on these very problems, which favours that strategy; both answered the same"
+        f" problems, and its interval is a {DIFFERENCE_METHOD}. This is one run with one seed. The"
+        " static settings were fixed beforehand.</p>"
         f"<p>tokens/s: real tokens per second of decoding, {experiment.settings.rows} sequences at"
-        " a time, reading the"
-        " prompts not included; a batch lasts until its longest answer ends.</p></div>"
+        " a time, reading the prompts not included; a batch lasts until its longest answer"
+        " ends.</p></div>"
     )
 
 
@@ -138,8 +134,7 @@ def _texts(experiment: Experiment, tokenizer: Any) -> str:
     return (
         "<h2>Its answers, token by token</h2>"
         f"<p>The first answer to each of the first {len(shown)} held-out problems, in the random"
-        " order they were drawn"
-        f" in. Nothing was selected.</p>{legend()}{''.join(parts)}"
+        f" order they were drawn in. Nothing was selected.</p>{legend()}{''.join(parts)}"
     )
 
 

@@ -158,8 +158,7 @@ def legend() -> str:
         '<span class="row">underline: top-p&nbsp; 1 '
         f'<span class="swatches lines">{lines}</span> 0</span></div>'
         '<p class="small">Green to violet: sharper than the model’s own distribution. No colour: T'
-        " = 1. Yellow to red: flatter. The"
-        " thicker the line, the more of the unlikely tokens is cut off. Point at a token, or tap"
-        " it, for its numbers."
+        " = 1. Yellow to red: flatter. The thicker the line, the more of the unlikely tokens is cut"
+        " off. Point at a token, or tap it, for its numbers."
         "</p>"
     )

@@ -90,8 +90,8 @@ def cache_positions(
         ):
             raise ValueError(
                 f"autodeco_ext.training: the logits of {type(answerer.model).__name__} must be the"
-                " output of its LM"
-                " head to train on cached hidden states, got logits that are changed after it"
+                " output of its LM head to train on cached hidden states, got logits that are"
+                " changed after it"
             )
         # Padding is on the left, so the last len(ids) positions predict the answer's tokens.
         hidden_states += [hidden[row, -len(ids) :] for row, ids in enumerate(tokens)]
