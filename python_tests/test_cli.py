@@ -1,4 +1,4 @@
-"""The command line: exit codes, one sentence for bad input, and what the commands print and write."""
+"""The command line: exit codes, one sentence for bad input, what is printed and written."""
 
 from __future__ import annotations
 

@@ -57,7 +57,8 @@ def test_an_answer_is_right_only_if_its_number_is() -> None:
 def test_problem_files_are_read_with_numbers_and_texts_as_answers(tmp_path) -> None:
     path = tmp_path / "set.jsonl"
     path.write_text(
-        '{"question": "How many ?", "answer": 3}\n\n{"question": "And now?", "answer": "so #### 1,018"}\n'
+        '{"question": "How many ?", "answer": 3}\n\n'
+        '{"question": "And now?", "answer": "so #### 1,018"}\n'
     )
     first, second = read_problems(path)
     assert (first.question, first.answer) == ("How many?", 3.0)

@@ -283,7 +283,7 @@ def test_easy_tokens_are_dropped_by_torchs_generator(model):
     logits = model(IDS).logits
     labels = torch.cat([IDS[:, :1], logits.argmax(-1)[:, :-1]], dim=1)  # every label is the argmax
     torch.manual_seed(5)
-    losses = [loss_of(model, IDS, labels) for _ in range(2)]
+    losses = [model(IDS, labels=labels).loss for _ in range(2)]
     assert losses[0] != losses[1]
     torch.manual_seed(5)
     predicted = model(IDS)

@@ -123,7 +123,7 @@ def test_the_chart_shows_every_bar_at_its_place() -> None:
     low, high = (
         [
             float(value.rstrip("%"))
-            for value in re.findall(rf'bar" x1="([\d.]+)%" x2="([\d.]+)%"', document)[row * 3]
+            for value in re.findall(r'bar" x1="([\d.]+)%" x2="([\d.]+)%"', document)[row * 3]
         ]
         for row in (0, 1)
     )

@@ -77,7 +77,7 @@ def test_training_lowers_both_losses_and_leaves_the_base_alone() -> None:
 
 
 def test_training_teaches_where_to_be_sure() -> None:
-    """Labels that are the argmax in one half and random in the other: T must learn the halves apart."""
+    """Half of the labels are the argmax, half are random: T must learn to tell them apart."""
     torch.manual_seed(0)
     hidden, vocab = 8, 20
     from autodeco_ext import AutoDecoConfig, AutoDecoHeads

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from autodeco_ext.evaluation.problems import FewShotPrompt, Problem, is_correct
 from autodeco_ext.evaluation.strategies import Strategy
 
-Progress = Callable[[int], None]  # called with the number of answers that have just been finished
+Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,8 @@ class Prompts:
 
     problems: list[Problem]
     indices: list[int]
-    input_ids: (
-        torch.Tensor
-    )  # [problems, length], padding between the shared prefix and the question
+    # Padding is between the shared prefix and the question.
+    input_ids: torch.Tensor  # [problems, length]
     attention_mask: torch.Tensor  # [problems, length]
     cache: DynamicCache
 
@@ -121,11 +120,10 @@ class Answerer:
         seed: int,
         progress: Progress | None = None,
     ) -> dict[str, StrategyAnswers]:
-        """Return, for each strategy by name, samples answers to each problem (one if the strategy
-        is not random).
+        """Return each strategy's answers by its name: samples to each problem, one if not random.
 
         The seed of an answer is a function of seed, the problem's position and the sample's number
-        alone.
+        alone. progress is called with the number of answers finished since its last call.
         """
         results = {one.name: StrategyAnswers(one, [[] for _ in problems]) for one in strategies}
         for prompts in self.read(problems):
@@ -167,9 +165,8 @@ class Answerer:
         rows = [[self.pad_id] * (longest - len(one)) + one for one in questions]
         mask = [[0] * (longest - len(one)) + [1] * len(one) for one in questions]
         prefix = self.prefix_ids.expand(len(rows), -1)
-        return torch.cat([prefix, torch.tensor(rows)], 1), torch.cat(
-            [torch.ones_like(prefix), torch.tensor(mask)], 1
-        )
+        input_ids = torch.cat([prefix, torch.tensor(rows)], 1)
+        return input_ids, torch.cat([torch.ones_like(prefix), torch.tensor(mask)], 1)
 
     @torch.no_grad()
     def prefix_cache(self, rows: int) -> DynamicCache:

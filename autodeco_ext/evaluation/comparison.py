@@ -100,8 +100,7 @@ class Verdict:
 
 
 def verdicts(results: Sequence[StrategyResult]) -> list[Verdict]:
-    """Compare AutoDeco with the strategy that did best without heads, on pass@1 and (with several
-    samples) pass@k.
+    """Compare AutoDeco with the best strategy without heads, on pass@1 and, if sampled, pass@k.
 
     The rival is chosen by its result on the very same problems, which favours the rival.
     """
