@@ -8,16 +8,17 @@ if ! command -v nvcc >/dev/null; then
 fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-git -C "$root" archive --format=tar HEAD | tar -x -C "$work" --one-top-level=source
-"$root/.venv/bin/python" -m venv --system-site-packages "$work/venv"
-# The .venv of the checkout lends torch and the build tools; the package itself comes from the copy.
-"$root/.venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-  >"$("$work/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/lent.pth"
+# A copy, so that the build of the checkout stays as it is.
+git -C "$root" archive --format=tar HEAD | tar -x -C "$work"
 cd "$work"
-PATH="$root/.venv/bin:$PATH" AUTODECO_CUDA=on "$work/venv/bin/python" -m pip --quiet \
-  --disable-pip-version-check install --no-build-isolation --no-deps ./source
-"$work/venv/bin/python" - <<'PY'
+AUTODECO_CUDA=on "$root/.venv/bin/python" setup.py --quiet build_ext --inplace >build.log 2>&1 ||
+  { cat build.log; exit 1; }
+"$root/.venv/bin/python" - <<'PY'
+import sys
+
+sys.path.insert(0, ".")
 import torch
+
 import autodeco_ext
 
 info = autodeco_ext.build_info()
