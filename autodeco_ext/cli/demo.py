@@ -46,7 +46,7 @@ examples:
   autodeco demo --model Qwen/Qwen3-0.6B --data my-problems.jsonl
 """
 
-_TRAIN_PROBLEMS, _EVAL_PROBLEMS, _SAMPLES, _EPOCHS = 360, 160, 4, 6
+_TRAIN_PROBLEMS, _EVAL_PROBLEMS, _SAMPLES, _EPOCHS = 320, 160, 4, 6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
