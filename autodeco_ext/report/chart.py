@@ -27,10 +27,8 @@ svg.chart .fill { fill: var(--accent); opacity: .8; }
 .label { font: 600 .875rem var(--sans); margin: 0 0 .4rem; }
 """
 
-_LEFT, _RIGHT = (
-    32.0,
-    84.0,
-)  # the plot area, in per cent of the width: names to its left, values to its right
+# The plot area, in per cent of the width: names to its left, values to its right.
+_LEFT, _RIGHT = 41.0, 84.0
 _ROW = 34
 
 

@@ -106,9 +106,8 @@ def _comparison(experiment: Experiment) -> str:
         " did best on these very problems, which favours that strategy; both answered the same"
         f" problems, and its interval is a {DIFFERENCE_METHOD}. This is one run with one seed. The"
         " static settings were fixed beforehand.</p>"
-        f"<p>tokens/s: tokens per second of decoding, {experiment.settings.rows} sequences at a time,"
-        " without the reading of the prompts. It moves with whatever else the machine is doing.</p>"
-        "</div>"
+        f"<p>tokens/s: while decoding, {experiment.settings.rows} sequences at a time, without the"
+        " reading of the prompts. It moves with whatever else the machine is doing.</p></div>"
     )
 
 

@@ -45,7 +45,7 @@ TOKEN_STYLE = f"""
 }}
 .legend .row {{ display: flex; align-items: center; gap: .5rem; white-space: nowrap; }}
 .swatches {{ display: inline-flex; }}
-.swatches b {{ width: .5rem; height: 1.1rem; border-bottom: 0 solid var(--cut); }}
+.swatches b {{ width: .4rem; height: 1.1rem; border-bottom: 0 solid var(--cut); }}
 .swatches.lines {{ gap: 4px; }}
 .swatches.lines b {{ width: 1.3rem; }}
 .tip {{
