@@ -121,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
         NothingToTrainOn,
         run_experiment,
     )
-    from autodeco_ext.training.fit import FitSettings
+    from autodeco_ext.training.fit import FitSettings, UnsupportedBase
 
     fit = FitSettings(
         epochs=arguments.epochs, learning_rate=arguments.learning_rate, seed=arguments.seed
@@ -132,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
         max_new_tokens=arguments.max_new_tokens,
         fit=fit,
     )
-    with told_to_the_user(NothingToTrainOn):
+    with told_to_the_user(NothingToTrainOn, UnsupportedBase):
         experiment = run_experiment(model, tokenizer, training, held_out, settings, progress_bar)
 
     heads = output / "heads"

@@ -61,6 +61,11 @@ class FewShotPrompt:
     """
 
     examples: tuple[Example, ...] = DEFAULT_EXAMPLES
+    # How the examples came about, for whoever reads the numbers.
+    origin: str = (
+        "chosen for accuracy and speed among about 15 formats, on MAWPS problems that overlap the"
+        " held-out ones; the same for every strategy"
+    )
 
     @property
     def prefix(self) -> str:

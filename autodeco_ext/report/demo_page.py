@@ -171,6 +171,7 @@ def _method(experiment: Experiment, facts: DemoFacts) -> str:
         f" {first.top_p_loss:.4f}, {last.top_p_loss:.4f})",
         "prompt": f"{len(examples)} worked examples, then the question; the first example: Q:"
         f" {examples[0].question} A: {examples[0].answer}",
+        "origin of the prompt": settings.prompt.origin,
         "an answer": f"ends at a line break or after {settings.max_new_tokens} tokens; its number"
         " is compared with the expected one",
         "held-out problems": "no question occurs in training, counting questions that differ only"

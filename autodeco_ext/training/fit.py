@@ -18,6 +18,10 @@ _EASY_TOKEN_STREAM = 3  # of the Philox streams: which uniform numbers decide th
 Progress = Callable[[int], None]
 
 
+class UnsupportedBase(ValueError):
+    """The base changes its logits after the LM head, so hidden states alone do not give them."""
+
+
 @dataclass(frozen=True)
 class CachedPositions:
     """What training needs of every answer token: the hidden state before it, and the token."""
@@ -62,7 +66,8 @@ def cache_positions(
     progress is called with the number of answers done.
 
     Raises:
-        ValueError: there is no answer, or the base's logits are not just its LM head's output.
+        ValueError: there is no answer.
+        UnsupportedBase: the base's logits are not just its LM head's output.
     """
     if not answers:
         raise ValueError("autodeco_ext.training: answers must not be empty, got none to train on")
@@ -88,7 +93,7 @@ def cache_positions(
         if start == 0 and not torch.allclose(
             lm_head(hidden[:1]), outputs.logits[:1], rtol=1e-2, atol=1e-2
         ):
-            raise ValueError(
+            raise UnsupportedBase(
                 f"autodeco_ext.training: the logits of {type(answerer.model).__name__} must be the"
                 " output of its LM head to train on cached hidden states, got logits that are"
                 " changed after it"
