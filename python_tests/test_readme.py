@@ -1,0 +1,25 @@
+"""The README's first Python example runs as it stands; the others need a model from a hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def python_blocks() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_first_example_runs_as_it_stands() -> None:
+    names: dict[str, object] = {}
+    exec(compile(python_blocks()[0], str(README), "exec"), names)
+    assert names["tokens"].shape == (4,)
+    assert names["tokens"][0] == names["logits"][0].argmax()
+
+
+def test_every_example_is_valid_python() -> None:
+    assert len(python_blocks()) >= 3
+    for block in python_blocks():
+        compile(block, str(README), "exec")
