@@ -6,7 +6,6 @@ dtypes and layouts of tensors are checked in csrc/ops.
 
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Callable
 from typing import Any
@@ -88,38 +87,80 @@ def per_row(
     return value.detach().to(dtype).contiguous()
 
 
-def float_parameter(op: str, name: str, value: object, logits: torch.Tensor) -> Pair:
-    if isinstance(value, torch.Tensor):
-        return per_row(op, name, value, torch.float32, logits), 0.0
+def _scalar(value: float | int, dtype: torch.dtype, logits: torch.Tensor) -> Pair:
+    """A scalar costs no tensor, except in a compiled graph.
+
+    There a scalar argument of an op is a constant: one that changes from call to call would compile
+    the graph anew each time. torch keeps a number variable only in arithmetic with a tensor, and
+    only while nothing compares it, so numbers are checked in eager alone; the kernels find bad
+    values in any case.
+    """
+    if torch.compiler.is_compiling():
+        ones = torch.ones(logits.shape[:-1], dtype=dtype, device=logits.device)
+        return ones * value, 0
+    return None, value
+
+
+def number(op: str, name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(
             f"autodeco_ext.{op}: {name} must be a number or a tensor, got {type(value).__name__}"
         )
-    number = float(value)
-    if math.isnan(number):
+    result = float(value)
+    if result != result:  # NaN; unlike math.isnan this can be traced when the value changes
         raise ValueError(f"autodeco_ext.{op}: {name} must be a number, got nan")
-    return None, number
+    return result
 
 
-def integer_parameter(op: str, name: str, value: object, logits: torch.Tensor) -> Pair:
-    if isinstance(value, torch.Tensor):
-        return per_row(op, name, value, torch.int64, logits), 0
-    return None, integer(op, name, value)
-
-
-def integer(op: str, name: str, value: object) -> int:
+def integer(op: str, name: str, value: object, kind: str = "an integer or a tensor") -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(
-            f"autodeco_ext.{op}: {name} must be an integer or a tensor, got {type(value).__name__}"
-        )
+        raise TypeError(f"autodeco_ext.{op}: {name} must be {kind}, got {type(value).__name__}")
     return int(value)
 
 
+def sample_count(op: str, num_samples: object) -> int | None:
+    if num_samples is None:
+        return None
+    count = integer(op, "num_samples", num_samples, "an integer or None")
+    # The number of a sample is one 32-bit word of the random counter.
+    if not 1 <= count < 1 << 32:
+        raise ValueError(f"autodeco_ext.{op}: num_samples must be in [1, 2^32 - 1], got {count}")
+    return count
+
+
+def checks_rows(op: str, check: object) -> bool:
+    if check is None or isinstance(check, bool):
+        return check is not False
+    raise TypeError(f"autodeco_ext.{op}: check must be a bool or None, got {check!r}")
+
+
+def float_parameter(op: str, name: str, value: object, logits: torch.Tensor) -> Pair:
+    if isinstance(value, torch.Tensor):
+        return per_row(op, name, value, torch.float32, logits), 0.0
+    if not torch.compiler.is_compiling():
+        value = number(op, name, value)
+    return _scalar(value, torch.float32, logits)
+
+
+def integer_parameter(
+    op: str, name: str, value: object, logits: torch.Tensor, lowest: int = 0
+) -> Pair:
+    if isinstance(value, torch.Tensor):
+        return per_row(op, name, value, torch.int64, logits), 0
+    result = integer(op, name, value)
+    if result < lowest:
+        raise ValueError(f"autodeco_ext.{op}: {name} must be >= {lowest}, got {value}")
+    return _scalar(min(result, _INT64_MAX), torch.int64, logits)
+
+
 def temperature_parameter(op: str, value: object, logits: torch.Tensor) -> Pair:
-    pair = float_parameter(op, "temperature", value, logits)
-    if pair[0] is None and not _ROUNDS_TO_ZERO <= pair[1] <= _FLOAT32_MAX:
+    if (
+        not torch.compiler.is_compiling()
+        and not isinstance(value, torch.Tensor)
+        and not (_ROUNDS_TO_ZERO <= number(op, "temperature", value) <= _FLOAT32_MAX)
+    ):
         raise ValueError(f"autodeco_ext.{op}: temperature must be finite and >= 0, got {value}")
-    return pair
+    return float_parameter(op, "temperature", value, logits)
 
 
 def filter_parameters(
@@ -132,40 +173,40 @@ def filter_parameters(
     valid_vocab: object,
 ) -> tuple[Any, ...]:
     """The ten arguments that `sample` and `filter_logits` share, in schema order."""
-    top_k_pair = integer_parameter(op, "top_k", 0 if top_k is None else top_k, logits)
-    if top_k_pair[0] is None and top_k_pair[1] < 0:
-        raise ValueError(f"autodeco_ext.{op}: top_k must be >= 0, got {top_k}")
-    vocab = logits.shape[-1] if logits.ndim else 0
-    valid_pair = integer_parameter(
-        op, "valid_vocab", vocab if valid_vocab is None else valid_vocab, logits
-    )
-    if valid_vocab is not None and valid_pair[0] is None and valid_pair[1] < 1:
-        raise ValueError(f"autodeco_ext.{op}: valid_vocab must be >= 1, got {valid_vocab}")
+    off_k, off_p, all_columns = (None, 0), (None, 0.0), (None, _INT64_MAX)
     return (
         *temperature_parameter(op, temperature, logits),
         *float_parameter(op, "top_p", top_p, logits),
-        top_k_pair[0],
-        min(top_k_pair[1], _INT64_MAX),
-        *float_parameter(op, "min_p", 0.0 if min_p is None else min_p, logits),
-        valid_pair[0],
-        min(valid_pair[1], _INT64_MAX),
+        *(off_k if top_k is None else integer_parameter(op, "top_k", top_k, logits)),
+        *(off_p if min_p is None else float_parameter(op, "min_p", min_p, logits)),
+        *(
+            all_columns
+            if valid_vocab is None
+            else integer_parameter(op, "valid_vocab", valid_vocab, logits, lowest=1)
+        ),
     )
 
 
-def _wrapped(value: int) -> int:
-    """The int64 with the bit pattern of `value` modulo 2^64."""
-    value %= _INT64
-    return value - _INT64 if value > _INT64_MAX else value
+def _bit_pattern(op: str, name: str, value: object) -> int | torch.Tensor:
+    """A tensor as it is; an integer as the int64 with its bit pattern modulo 2^64."""
+    if isinstance(value, torch.Tensor):
+        return value
+    number = integer(op, name, value)
+    if -_INT64_MAX <= number <= _INT64_MAX:
+        return number
+    number %= _INT64
+    return number - _INT64 if number > _INT64_MAX else number
 
 
-def _is_scalar(seed: object) -> bool:
-    """A tensor without dimensions counts as one: row r uses (seed, offset + r)."""
-    return seed is not None and (not isinstance(seed, torch.Tensor) or seed.ndim == 0)
+def _row_numbers_are_added_here(seed: int | torch.Tensor, offset: int | torch.Tensor) -> bool:
+    """Whether this is row r's (seed, offset + r) in a form that the op cannot add r to.
 
-
-def _row_numbers(logits: torch.Tensor) -> torch.Tensor:
-    rows = logits.shape[:-1]
-    return torch.arange(rows.numel(), device=logits.device).reshape(rows)
+    A tensor without dimensions counts as a scalar; for compiled graphs see `_scalar`.
+    """
+    tensors = [value for value in (seed, offset) if isinstance(value, torch.Tensor)]
+    if any(tensor.ndim > 0 for tensor in tensors):
+        return False
+    return bool(tensors) or torch.compiler.is_compiling()
 
 
 def seed_parameters(
@@ -180,19 +221,22 @@ def seed_parameters(
         raise ValueError(
             f"autodeco_ext.{op}: seed must be None when a generator is given, got both"
         )
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"autodeco_ext.{op}: generator must be a torch.Generator, got {generator!r}"
+        )
     rows = logits.shape[:-1]
-    offset_tensor, offset_value = integer_parameter(
-        op, "offset", 0 if offset is None else offset, logits
-    )
-    offset_value = _wrapped(offset_value)
-    if isinstance(offset, torch.Tensor) and offset.ndim == 0 and _is_scalar(seed):
-        offset_tensor = offset_tensor + _row_numbers(logits)
     if seed is None:
-        seed_tensor = torch.randint(
+        seed = torch.randint(
             -_INT64_MAX - 1, _INT64_MAX, rows, generator=generator, device=logits.device
         )
-        return seed_tensor, 0, offset_tensor, offset_value
-    if isinstance(seed, torch.Tensor) and seed.ndim == 0 and offset_tensor is None:
-        offset_tensor = _row_numbers(logits) + offset_value
-    seed_tensor, seed_value = integer_parameter(op, "seed", seed, logits)
-    return seed_tensor, _wrapped(seed_value), offset_tensor, offset_value
+    seed = _bit_pattern(op, "seed", seed)
+    offset = _bit_pattern(op, "offset", 0 if offset is None else offset)
+    if _row_numbers_are_added_here(seed, offset):
+        offset = offset + torch.arange(rows.numel(), device=logits.device).reshape(rows)
+        if isinstance(seed, int):
+            seed = torch.full(rows, seed, dtype=torch.int64, device=logits.device)
+    return (
+        *integer_parameter(op, "seed", seed, logits, lowest=-_INT64_MAX - 1),
+        *integer_parameter(op, "offset", offset, logits, lowest=-_INT64_MAX - 1),
+    )

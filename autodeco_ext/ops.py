@@ -10,11 +10,12 @@ import torch
 from autodeco_ext import _load, _registration  # noqa: F401  (registers the ops and their fakes)
 from autodeco_ext._arguments import (
     call,
+    checks_rows,
     filter_parameters,
-    integer,
     require_no_grad,
     require_supported_device,
     require_tensor,
+    sample_count,
     seed_parameters,
     temperature_parameter,
 )
@@ -86,14 +87,12 @@ def sample(
     """
     require_tensor("sample", "logits", logits)
     require_supported_device("sample", logits)
-    if num_samples is not None and integer("sample", "num_samples", num_samples) < 1:
-        raise ValueError(f"autodeco_ext.sample: num_samples must be >= 1, got {num_samples}")
     arguments = (
         logits.detach() if logits.requires_grad else logits,  # no output has a gradient
         *filter_parameters("sample", logits, temperature, top_p, top_k, min_p, valid_vocab),
         *seed_parameters("sample", logits, seed, offset, generator),
-        num_samples,
-        check is None or bool(check),
+        sample_count("sample", num_samples),
+        checks_rows("sample", check),
     )
     if return_info:
         return SampleOutput(*call(_ops.sample_with_info, *arguments))

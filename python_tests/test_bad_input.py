@@ -141,8 +141,16 @@ ONLY_SAMPLE = [
     ),
     ("float seed", {"seed": 1.5}, TypeError, "seed must be an integer or a tensor, got float"),
     ("float offset", {"offset": torch.ones(3)}, TypeError, "offset must be integers"),
-    ("no samples", {"num_samples": 0}, ValueError, "num_samples must be >= 1, got 0"),
-    ("samples", {"num_samples": 1.0}, TypeError, "num_samples must be an integer"),
+    ("no samples", {"num_samples": 0}, ValueError, "num_samples must be in [1, 2^32 - 1], got 0"),
+    (
+        "samples",
+        {"num_samples": 1.0},
+        TypeError,
+        "num_samples must be an integer or None, got float",
+    ),
+    ("many samples", {"num_samples": 2**70}, ValueError, "num_samples must be in [1, 2^32 - 1]"),
+    ("generator", {"generator": 5}, TypeError, "generator must be a torch.Generator, got 5"),
+    ("check", {"check": "no"}, TypeError, "check must be a bool or None, got 'no'"),
 ]
 
 

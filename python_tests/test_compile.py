@@ -79,6 +79,19 @@ def test_a_full_graph_compile_equals_eager() -> None:
 
 
 @pytest.mark.slow
+def test_scalars_may_change_between_calls_of_a_compiled_graph() -> None:
+    def step(x: torch.Tensor, t: float, p: float, offset: int) -> torch.Tensor:
+        tokens = autodeco_ext.sample(x, t, p, seed=5, offset=offset)
+        return tokens + autodeco_ext.filter_logits(x, t, p).argmax(-1)
+
+    compiled = torch.compile(step, fullgraph=True)
+    # More values than torch compiles variants for, so a constant in the graph would fail.
+    for number in range(12):
+        scalars = (0.5 + 0.1 * number, 1.0 - 0.05 * number, 3 + number)
+        assert torch.equal(compiled(logits(), *scalars), step(logits(), *scalars))
+
+
+@pytest.mark.slow
 def test_a_compiled_draw_without_a_seed_is_fresh_each_time() -> None:
     compiled = torch.compile(lambda x: autodeco_ext.sample(x), fullgraph=True)
     uniform = torch.zeros(4, 1000)
