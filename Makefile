@@ -57,8 +57,9 @@ check-format: .venv/tools.stamp
 	.venv/bin/ruff format --check .
 	.venv/bin/clang-format --dry-run --Werror $(CXX_SOURCES)
 
-check-layers:
-	$(PYTHON) tools/check_layers.py
+check-layers: .venv/build.stamp
+	.venv/bin/python tools/check_layers.py
+	tools/check_isa_symbols.sh
 
 check-native: .venv/tools.stamp
 	tools/check_native.sh

@@ -42,6 +42,8 @@ def require_tensor(op: str, name: str, value: object) -> None:
         raise TypeError(
             f"autodeco_ext.{op}: {name} must be a torch.Tensor, got {type(value).__name__}"
         )
+    if value.layout != torch.strided:
+        raise TypeError(f"autodeco_ext.{op}: {name} must be a dense tensor, got {value.layout}")
 
 
 def require_supported_device(op: str, logits: torch.Tensor) -> None:
@@ -52,12 +54,18 @@ def require_supported_device(op: str, logits: torch.Tensor) -> None:
         )
 
 
-def require_no_grad(op: str, logits: torch.Tensor) -> None:
-    if logits.requires_grad and torch.is_grad_enabled():
+def require_no_grad(op: str, tensor: torch.Tensor, name: str = "logits") -> None:
+    if tensor.requires_grad and torch.is_grad_enabled():
         raise ValueError(
-            f"autodeco_ext.{op}: logits must not require grad (the op has no gradient: detach "
-            f"them), got requires_grad=True"
+            f"autodeco_ext.{op}: {name} must not require grad (the op has no gradient: detach "
+            f"it), got requires_grad=True"
         )
+
+
+def mark_written(tensor: torch.Tensor) -> None:
+    """Tells autograd that the values it may have saved are gone, as torch's own ops do."""
+    if not torch.compiler.is_compiling() and not tensor.is_inference():
+        torch.autograd.graph.increment_version(tensor)
 
 
 def per_row(

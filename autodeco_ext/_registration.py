@@ -1,6 +1,7 @@
 """Fake kernels: what torch.compile and opcheck need to know about the shapes of our ops.
 
-Importing this module loads the extension, which registers the schemas and the CPU kernels.
+They refuse what csrc/ops/checks.cpp refuses, so that a graph fails when it is traced and not when
+it runs. Importing this module loads the extension, which registers the schemas and the CPU kernels.
 """
 
 from __future__ import annotations
@@ -12,22 +13,51 @@ import torch
 from autodeco_ext import _load  # noqa: F401  (the schemas must exist before their fakes)
 
 _NUM_STATS = 4
+_MAX_VOCAB = 1 << 20
+_LOGITS_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _sample_shapes(logits: torch.Tensor, num_samples: int | None) -> tuple[list[int], list[int]]:
+def _check_layout(op: str, name: str, tensor: torch.Tensor) -> None:
+    prefix = f"autodeco_ext.{op}: {name} must have"
+    if tensor.ndim == 0:
+        raise ValueError(f"{prefix} at least one dimension, got 0")
+    if tensor.shape[-1] == 0:
+        raise ValueError(f"{prefix} at least one column, got shape {list(tensor.shape)}")
+    if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+        raise ValueError(
+            f"{prefix} a vocabulary stride of 1, got {tensor.stride(-1)} (call .contiguous() first)"
+        )
+
+
+def _check_logits(op: str, logits: torch.Tensor, max_vocab: int | None = _MAX_VOCAB) -> None:
+    _check_layout(op, "logits", logits)
+    if logits.dtype not in _LOGITS_DTYPES:
+        raise ValueError(
+            f"autodeco_ext.{op}: logits must be float32, bfloat16 or float16, got {logits.dtype}"
+        )
+    if max_vocab is not None and logits.shape[-1] > max_vocab:
+        raise ValueError(
+            f"autodeco_ext.{op}: logits must have at most {max_vocab} columns, "
+            f"got {logits.shape[-1]}"
+        )
+
+
+def _sample_shapes(logits: torch.Tensor, parameters: tuple) -> tuple[list[int], list[int]]:
+    _check_logits("sample", logits)
+    *_, num_samples, _check = parameters
     rows = list(logits.shape[:-1])
     return rows, rows if num_samples is None else [*rows, num_samples]
 
 
 @torch.library.register_fake("autodeco_ext::sample")
 def _(logits: torch.Tensor, *parameters: Any) -> torch.Tensor:
-    _, per_sample = _sample_shapes(logits, parameters[-2])
+    _, per_sample = _sample_shapes(logits, parameters)
     return logits.new_empty(per_sample, dtype=torch.int64)
 
 
 @torch.library.register_fake("autodeco_ext::sample_with_info")
 def _(logits: torch.Tensor, *parameters: Any) -> tuple[torch.Tensor, ...]:
-    rows, per_sample = _sample_shapes(logits, parameters[-2])
+    rows, per_sample = _sample_shapes(logits, parameters)
     return (
         logits.new_empty(per_sample, dtype=torch.int64),
         logits.new_empty(per_sample, dtype=torch.float32),
@@ -40,11 +70,21 @@ def _(logits: torch.Tensor, *parameters: Any) -> tuple[torch.Tensor, ...]:
 
 @torch.library.register_fake("autodeco_ext::filter_logits_out")
 def _(logits: torch.Tensor, *parameters: Any) -> None:
-    return None
+    out = parameters[-1]
+    _check_logits("filter_logits", logits)
+    _check_layout("filter_logits", "out", out)
+    if out.dtype != torch.float32:
+        raise ValueError(f"autodeco_ext.filter_logits: out must be float32, got {out.dtype}")
+    if out.shape != logits.shape:
+        raise ValueError(
+            f"autodeco_ext.filter_logits: out must have shape {list(logits.shape)}, "
+            f"got {list(out.shape)}"
+        )
 
 
 @torch.library.register_fake("autodeco_ext::distribution_stats")
 def _(
     logits: torch.Tensor, temperature: torch.Tensor | None, temperature_value: float
 ) -> torch.Tensor:
+    _check_logits("distribution_stats", logits, max_vocab=None)
     return logits.new_empty([*logits.shape[:-1], _NUM_STATS], dtype=torch.float32)

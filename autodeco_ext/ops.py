@@ -12,6 +12,8 @@ from autodeco_ext._arguments import (
     call,
     checks_rows,
     filter_parameters,
+    mark_written,
+    number,
     require_no_grad,
     require_supported_device,
     require_tensor,
@@ -118,7 +120,8 @@ def filter_logits(
         logits, temperature, top_p, top_k, min_p, valid_vocab: as in `sample`. The logits must not
             require grad: the op has no gradient.
         filter_value: what excluded tokens get.
-        out: float32 tensor of the shape of `logits` to write to; may be `logits` itself.
+        out: float32 tensor of the shape of `logits` to write to; `logits` itself, or memory apart
+            from it.
 
     Returns:
         float32 `logits.shape`. Kept values saturate at the largest finite float32; at T = 0 the
@@ -137,10 +140,7 @@ def filter_logits(
     require_tensor("filter_logits", "logits", logits)
     require_supported_device("filter_logits", logits)
     require_no_grad("filter_logits", logits)
-    if isinstance(filter_value, torch.Tensor) or filter_value != filter_value:
-        raise ValueError(
-            f"autodeco_ext.filter_logits: filter_value must be a number, got {filter_value}"
-        )
+    filter_value = number("filter_logits", "filter_value", filter_value)
     parameters = filter_parameters(
         "filter_logits", logits, temperature, top_p, top_k, min_p, valid_vocab
     )
@@ -148,7 +148,9 @@ def filter_logits(
         out = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
     else:
         require_tensor("filter_logits", "out", out)
-    call(_ops.filter_logits_out, logits, *parameters, float(filter_value), out)
+        require_no_grad("filter_logits", out, "out")
+    call(_ops.filter_logits_out, logits, *parameters, filter_value, out)
+    mark_written(out)
     return out
 
 

@@ -60,6 +60,18 @@ SAMPLE_CASES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ),
     ("overflowing T", {"temperature": 1e39}, ValueError, "temperature must be finite"),
     (
+        "T on another device",
+        {"temperature": torch.ones(3, device="meta")},
+        ValueError,
+        "temperature must be on cpu, got meta",
+    ),
+    (
+        "sparse",
+        {"logits": torch.zeros(2, 3).to_sparse()},
+        TypeError,
+        "logits must be a dense tensor",
+    ),
+    (
         "text T",
         {"temperature": "1"},
         TypeError,
@@ -114,7 +126,7 @@ SAMPLE_CASES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         "valid_vocab 0 in a row",
         {"valid_vocab": torch.tensor([4, 4, 0])},
         ValueError,
-        "finite value among the valid columns, got none in row 2",
+        "valid_vocab must be >= 1, got 0 in row 2",
     ),
     ("nan logit", {"logits": bad_row(NAN)}, ValueError, "must not contain NaN, got NaN in row 1"),
     ("+inf logit", {"logits": bad_row(INF)}, ValueError, "must be below +inf, got +inf in row 1"),
@@ -238,6 +250,32 @@ def test_bad_values_beyond_valid_vocab_do_not_matter() -> None:
     logits = torch.zeros(2, 6)
     logits[:, 4:] = NAN
     assert (autodeco_ext.sample(logits, seed=1, valid_vocab=4) < 4).all()
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [
+        torch.tensor(1.0),
+        torch.zeros(2, 0),
+        torch.zeros(2, 3, dtype=torch.int64),
+        torch.zeros(4, 3).t(),
+        torch.zeros(1, 2**20 + 1),
+    ],
+    ids=["no dimension", "no column", "integers", "strided", "too wide"],
+)
+def test_tracing_refuses_with_the_sentence_of_running(logits: torch.Tensor) -> None:
+    sentences = []
+    for device in ("cpu", "meta"):
+        with pytest.raises(ValueError) as caught:
+            autodeco_ext.sample(logits.to(device), seed=1)
+        sentences.append(str(caught.value))
+    running, tracing = (sentence.lower().replace("torch.", "") for sentence in sentences)
+    assert running.replace("long", "int64") == tracing
+
+
+def test_a_nan_temperature_is_called_nan() -> None:
+    with pytest.raises(ValueError, match=r"got nan in row 0$"):
+        autodeco_ext.sample(LOGITS, torch.full((3,), -NAN), seed=1)
 
 
 def test_out_of_range_scalars_are_refused_for_zero_rows_too() -> None:

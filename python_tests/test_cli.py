@@ -29,12 +29,16 @@ def heads(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run a command that must end with code 2 and one line on stderr; return the line."""
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str, loads: bool = False) -> str:
+    """Run a command that must end with code 2 and one line on stderr; return the line.
+
+    loads: whether what is wrong shows only in the loading of a model, which is announced.
+    """
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    (line,) = captured.err.splitlines()
+    *announced, line = captured.err.splitlines()
+    assert [said.split(" the ")[0] for said in announced] == ["loading"] * loads
     return line
 
 
@@ -116,6 +120,8 @@ def test_info_as_json_holds_the_build_information(capsys: pytest.CaptureFixture[
         (["generate", "--model", "m", "--prompt", "x", "--trace", "no-such-folder/t.html"],
          "--trace must be in an existing folder, got no-such-folder/t.html"),
         (["init", "no-such-folder", "--output", "o"],
+         "the base model must be a folder or a hub repository (owner/name)"),
+        (["demo", "--model", "no-such-folder"],
          "the base model must be a folder or a hub repository (owner/name)"),
         (["demo", "--samples", "0"], "--samples: must be a whole number >= 1, got '0'"),
         (["demo", "--learning-rate", "0"], "--learning-rate: must be a finite number > 0, got '0'"),
@@ -249,15 +255,15 @@ def test_a_damaged_checkpoint_is_refused(
     (damaged / "config.json").write_text((heads / "config.json").read_text())
     (damaged / "model.safetensors").write_bytes(b"nothing")
     capsys.readouterr()
-    said = refusal(capsys, "generate", "--model", str(damaged), "--prompt", "x")
+    said = refusal(capsys, "generate", "--model", str(damaged), "--prompt", "x", loads=True)
     assert "must be a safetensors file" in said
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refusal(capsys, "generate", "--model", str(tmp_path), "--prompt", "x")
-    refusal(capsys, "init", str(tmp_path), "--output", str(tmp_path / "o"))
+    refusal(capsys, "generate", "--model", str(tmp_path), "--prompt", "x", loads=True)
+    refusal(capsys, "init", str(tmp_path), "--output", str(tmp_path / "o"), loads=True)
 
 
 def test_the_module_runs_as_a_program() -> None:

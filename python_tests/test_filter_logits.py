@@ -78,3 +78,27 @@ def test_writes_into_out_and_only_there(backend: str) -> None:
 def test_columns_beyond_valid_vocab_get_the_filter_value() -> None:
     got = autodeco_ext.filter_logits(torch.zeros(2, 6), valid_vocab=torch.tensor([2, 6]))
     assert (got > -INF).sum(-1).tolist() == [2, 6]
+
+
+def test_out_may_not_share_memory_in_a_way_that_loses_rows() -> None:
+    logits = rows()
+    with pytest.raises(ValueError, match="out must not share memory between its rows, got strides"):
+        autodeco_ext.filter_logits(logits, out=torch.empty(1, 777).expand(40, 777))
+    both = torch.randn(41, 777)
+    with pytest.raises(ValueError, match="out must be logits itself or lie outside its memory"):
+        autodeco_ext.filter_logits(both[:-1], out=both[1:])
+    with pytest.raises(ValueError, match="out must not require grad"):
+        autodeco_ext.filter_logits(logits, out=torch.empty(40, 777, requires_grad=True))
+
+
+def test_writing_to_out_is_seen_by_autograd() -> None:
+    x = torch.zeros(2, 3, requires_grad=True)
+    saved = x.exp()  # its backward needs its own values
+    autodeco_ext.filter_logits(torch.ones(2, 3), out=saved.detach())
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        saved.sum().backward()
+
+
+def test_zero_rows_give_zero_rows() -> None:
+    assert autodeco_ext.filter_logits(torch.zeros(0, 5), 0.7).shape == (0, 5)
+    assert autodeco_ext.distribution_stats(torch.zeros(2, 0, 5)).shape == (2, 0, 4)

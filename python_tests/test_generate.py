@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import threading
 import warnings
 
@@ -19,6 +21,7 @@ from tiny_models import (
 from transformers import (
     CompileConfig,
     GenerationConfig,
+    GenerationMixin,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
@@ -26,6 +29,7 @@ from transformers import (
 
 import autodeco_ext
 from autodeco_ext import reference
+from autodeco_ext.generation.generate import _LOGIT_CHANGES, _OTHER_WARPERS, _OURS
 
 ROWS = 10_000
 
@@ -168,6 +172,33 @@ def test_the_models_own_penalties_count_and_are_named(model):
     assert torch.equal(without, draw(model))
     processors = [RepetitionPenaltyLogitsProcessor(3.0)]
     assert torch.equal(tokens, replay(model, PROMPT, 8, [3, 4, 5], processors))
+
+
+def test_the_models_own_removal_of_invalid_values_counts_and_is_named(model):
+    own = model.generation_config
+    model.generation_config = GenerationConfig(remove_invalid_values=True)
+    with torch.no_grad():
+        weight = model.lm_head.weight[3].clone()
+        model.lm_head.weight[3] = float("inf")
+    try:
+        with pytest.warns(UserWarning, match="asks for remove_invalid_values=True, which changes"):
+            draw(model, top_p=1.0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(ValueError, match="logits must be free of NaN"):
+                draw(model, top_p=1.0, remove_invalid_values=False)
+    finally:
+        model.generation_config = own
+        with torch.no_grad():
+            model.lm_head.weight[3] = weight
+
+
+def test_every_setting_that_stock_generate_makes_a_processor_of_is_known():
+    """A setting that a newer transformers adds would change the logits unnoticed."""
+    source = inspect.getsource(GenerationMixin._get_logits_processor)
+    read = set(re.findall(r"generation_config\.([a-z]\w*)", source))
+    known = {*_OURS, *_OTHER_WARPERS, *_LOGIT_CHANGES, "watermarking_config", "renormalize_logits"}
+    assert known == read - {"do_sample", "max_length", "num_beams", "use_cache"}
 
 
 def test_user_processors_run_before_the_draw(model):

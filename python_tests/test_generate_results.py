@@ -134,6 +134,45 @@ def test_a_prompt_longer_than_the_model_is_refused(model):
     assert draw(model, long, attention_mask=mask, max_new_tokens=1).shape[1] == MAX_POSITIONS + 2
 
 
+EMPTY = torch.zeros(2, 0, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error", "message"),
+    [
+        (
+            {"inputs": PROMPT[:0]},
+            ValueError,
+            r"inputs must have shape \[rows, tokens\] .* \[0, 4\]",
+        ),
+        ({"inputs": EMPTY}, ValueError, r"at least one row and one token, got \[2, 0\]"),
+        ({"input_ids": EMPTY}, ValueError, r"input_ids must have shape .* got \[2, 0\]"),
+        ({"inputs": PROMPT[0]}, ValueError, r"inputs must have shape .* got \[4\]"),
+        ({"inputs": [[1, 7]]}, TypeError, r"inputs must be a tensor \[rows, tokens\], got list"),
+        (
+            {"inputs_embeds": torch.zeros(2, 0, 32)},
+            ValueError,
+            r"inputs_embeds must have shape \[rows, tokens, hidden_size\] .* got \[2, 0, 32\]",
+        ),
+        ({"inputs_embeds": torch.zeros(0, 4, 32)}, ValueError, r"got \[0, 4, 32\]"),
+        ({"inputs_embeds": torch.zeros(4, 32)}, ValueError, r"inputs_embeds must .* \[4, 32\]"),
+    ],
+)
+@pytest.mark.parametrize("do_sample", [True, False])
+def test_a_prompt_without_rows_or_tokens_is_refused(model, prompt, error, message, do_sample):
+    with pytest.raises(error, match=f"^autodeco_ext.generate: .*{message}$"):
+        model.generate(**prompt, do_sample=do_sample, max_new_tokens=2)
+
+
+def test_a_prompt_may_be_left_out_or_be_embeddings_alone(model):
+    assert torch.equal(
+        model.generate(do_sample=True, max_new_tokens=8, seed=3)[0, :1], PROMPT[0, :1]
+    )
+    embeds = model.get_input_embeddings()(PROMPT)
+    tokens = draw(model, torch.zeros(3, 0, dtype=torch.long), inputs_embeds=embeds)
+    assert torch.equal(tokens, draw(model)[:, 4:])
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_an_invalid_row_stops_before_it_reaches_the_model(model, value):
     def spoil(input_ids, scores):
@@ -144,6 +183,42 @@ def test_an_invalid_row_stops_before_it_reaches_the_model(model, value):
 
     with pytest.raises(ValueError, match="invalid row for sequence 1 at step 2"):
         draw(model, logits_processor=[spoil])
+
+
+def spoilt(head: str):
+    """A model one of whose heads predicts NaN."""
+    model = tiny_autodeco()
+    with torch.no_grad():
+        getattr(model.heads, head).mlp[2].bias.fill_(float("nan"))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("head", "given", "named"),
+    [
+        ("temp_head", {}, r"the predicted temperature must be finite and >= 0, got nan"),
+        ("top_p_head", {}, r"the predicted top_p must be in \[0, 1\], got nan"),
+        # The top-p head reads the predicted temperature also when the caller replaces it.
+        ("temp_head", {"temperature": 1.0}, r"the predicted top_p must be in \[0, 1\], got nan"),
+    ],
+)
+@pytest.mark.parametrize("trace", [False, True])
+def test_an_invalid_prediction_is_named_and_not_the_logits(head, given, named, trace):
+    message = f"^autodeco_ext.generate: {named} for sequence 0 at step 0$"
+    with pytest.raises(ValueError, match=message):
+        draw(spoilt(head), return_trace=trace, **given)
+
+
+def test_an_invalid_prediction_that_the_caller_replaces_does_not_matter(model):
+    given = {"temperature": 0.9, "top_p": 0.8}
+    assert torch.equal(draw(spoilt("temp_head"), **given), draw(model, **given))
+
+
+def test_a_temperature_beyond_float32_is_named(model):
+    huge = torch.tensor([1.0, 1e300, 1.0], dtype=torch.float64)
+    message = "the given temperature must be finite and >= 0, got inf for sequence 1 at step 0"
+    with pytest.raises(ValueError, match=message):
+        draw(model, temperature=huge)
 
 
 def test_an_invalid_row_of_a_finished_sequence_does_not_matter(model):
@@ -164,5 +239,9 @@ def test_a_model_that_outputs_nan_is_an_error():
     model = AutoDecoModelForCausalLM.from_base(tiny_base())
     with torch.no_grad():
         model.lm_head.weight[3] = float("nan")
-    with pytest.raises(ValueError, match="autodeco_ext"):
+    with pytest.raises(ValueError, match="logits must be free of NaN .* sequence 0 at step 0"):
+        draw(model)
+    with torch.no_grad():
+        model.model.norm.weight[3] = float("nan")  # then the predictions are NaN too
+    with pytest.raises(ValueError, match="logits must be free of NaN .* sequence 0 at step 0"):
         draw(model)

@@ -21,6 +21,7 @@ from autodeco_ext.cli.demo_files import (
     demo_problems,
 )
 from autodeco_ext.cli.errors import told_to_the_user
+from autodeco_ext.cli.loading import check_reachable, load_base, load_tokenizer
 from autodeco_ext.cli.progress import progress_bar, say, step
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     started = time.perf_counter()
     output = arguments.output
+    if arguments.model is not None:
+        check_reachable(arguments.model, "base model")
     with told_to_the_user(OSError):
         output.mkdir(parents=True, exist_ok=True)
     cache = arguments.cache_dir or default_cache_dir()
@@ -104,10 +107,8 @@ def run(arguments: argparse.Namespace) -> int:
     training, held_out, data_name = _problems(arguments, cache)
     base = arguments.model or str(demo_model(cache).resolve())
 
-    with step("loading torch and the model"):
+    with step("loading the model"):
         import torch
-
-        from autodeco_ext.cli.loading import load_base, load_tokenizer
 
         if arguments.threads is not None:
             torch.set_num_threads(arguments.threads)

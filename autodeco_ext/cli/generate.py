@@ -11,7 +11,8 @@ from typing import Any
 
 from autodeco_ext.cli.arguments import existing_file, positive_int, seed, share, temperature
 from autodeco_ext.cli.errors import UserError, told_to_the_user
-from autodeco_ext.cli.progress import say
+from autodeco_ext.cli.loading import check_reachable, load_checkpoint
+from autodeco_ext.cli.progress import say, step
 
 SUMMARY = "prompt in, text out"
 DESCRIPTION = """\
@@ -63,11 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.trace is not None and not arguments.trace.parent.is_dir():
         raise UserError(f"--trace must be in an existing folder, got {arguments.trace}")
 
-    import torch
+    check_reachable(arguments.model, "model")
+    with step("loading the model"):
+        import torch
 
-    from autodeco_ext.cli.loading import load_checkpoint
-
-    model, tokenizer = load_checkpoint(arguments.model)
+        model, tokenizer = load_checkpoint(arguments.model)
     inputs = _encode(tokenizer, prompt, arguments.chat)
     chosen_seed = (
         random.SystemRandom().randrange(2**31) if arguments.seed is None else arguments.seed

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from autodeco_ext.cli.arguments import positive_int, seed
 from autodeco_ext.cli.errors import UserError, told_to_the_user
+from autodeco_ext.cli.loading import check_reachable, load_base
+from autodeco_ext.cli.progress import step
 
 SUMMARY = "put new, untrained heads on a base model"
 DESCRIPTION = """\
@@ -44,17 +46,17 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--output must be a folder, got the file {output}")
     if output.is_dir() and any(output.iterdir()) and not arguments.force:
         raise UserError(f"--output must be a new or empty folder (or add --force), got {output}")
-    import torch
+    check_reachable(arguments.base, "base model")
+    with step("loading the base model"):
+        import torch
 
-    from autodeco_ext.cli.loading import load_base
-
-    torch.manual_seed(arguments.seed)
-    model = load_base(
-        arguments.base,
-        "auto",
-        temperature_hidden_size=arguments.hidden_size,
-        top_p_hidden_size=arguments.hidden_size,
-    )
+        torch.manual_seed(arguments.seed)
+        model = load_base(
+            arguments.base,
+            "auto",
+            temperature_hidden_size=arguments.hidden_size,
+            top_p_hidden_size=arguments.hidden_size,
+        )
     with told_to_the_user(OSError, ValueError):
         model.save_pretrained(output)
     count = sum(one.numel() for one in model.heads.parameters())

@@ -16,7 +16,6 @@ _LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError)
 
 def load_checkpoint(path: str) -> tuple[Any, Any]:
     """Return (model, tokenizer) of an AutoDeco checkpoint, in eval mode."""
-    _check_reachable(path, "model")
     from autodeco_ext import AutoDecoModelForCausalLM
 
     with quiet(), told_to_the_user(*_LOADING_ERRORS):
@@ -28,7 +27,6 @@ def load_checkpoint(path: str) -> tuple[Any, Any]:
 
 def load_base(path: str, dtype: Any, **head_options: Any) -> Any:
     """Return an AutoDecoModelForCausalLM with new heads on a base model, in eval mode."""
-    _check_reachable(path, "base model")
     from autodeco_ext import AutoDecoModelForCausalLM
 
     # Absolute, because a heads checkpoint names its base and is loaded from anywhere.
@@ -45,7 +43,7 @@ def load_tokenizer(path: str) -> Any:
         return AutoTokenizer.from_pretrained(path)
 
 
-def _check_reachable(path: str, what: str) -> None:
+def check_reachable(path: str, what: str) -> None:
     """Refuse a folder that is not there, before transformers asks a hub for it."""
     looks_like_a_folder = path.startswith((".", "/", "~")) or path.count("/") != 1
     if not Path(path).is_dir() and looks_like_a_folder:

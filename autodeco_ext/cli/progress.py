@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tqdm import tqdm
+
+_TICK_SECONDS = 1.0
 
 
 @contextmanager
@@ -34,11 +37,41 @@ def progress_bar(description: str, total: int, unit: str) -> Iterator[Callable[[
 
 @contextmanager
 def step(description: str) -> Iterator[None]:
-    """Announce work without a known length, and say how long it took."""
+    """Announce work without a known length, and say how long it took.
+
+    On a terminal the seconds are counted while it lasts; a log file gets one line before and one
+    after.
+    """
     started = time.perf_counter()
-    say(f"{description} ...")
-    yield
-    say(f"{description}: {time.perf_counter() - started:.1f} s")
+    if not sys.stderr.isatty():
+        say(f"{description} ...")
+        yield
+        say(f"{description}: {time.perf_counter() - started:.1f} s")
+        return
+    finished = threading.Event()
+    counter = threading.Thread(
+        target=_count_seconds, args=(description, started, finished), daemon=True
+    )
+    counter.start()
+    try:
+        yield
+    except BaseException:
+        finished.set()
+        counter.join()
+        say("")  # what went wrong is told on a line of its own
+        raise
+    finished.set()
+    counter.join()
+    # The padding covers what the counter may have written last.
+    say(f"\r{description}: {time.perf_counter() - started:.1f} s".ljust(len(description) + 20))
+
+
+def _count_seconds(description: str, started: float, finished: threading.Event) -> None:
+    while True:
+        seconds = time.perf_counter() - started
+        print(f"\r{description} ... {seconds:.0f} s", end="", file=sys.stderr, flush=True)
+        if finished.wait(_TICK_SECONDS):
+            return
 
 
 def say(text: str) -> None:

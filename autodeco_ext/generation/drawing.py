@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import LogitsProcessor, StoppingCriteriaList
 
-from autodeco_ext.generation.parameters import SamplingParameters, seeds_for_rows
+from autodeco_ext.generation.parameters import RULES, SamplingParameters, seeds_for_rows
 from autodeco_ext.generation.trace import DecodingTrace
 from autodeco_ext.ops import SampleOutput, distribution_stats, filter_logits, sample
 
@@ -50,6 +50,7 @@ class Draw:
     seeds: torch.Tensor = field(init=False)
     unfinished: torch.Tensor = field(init=False)
     valid: torch.Tensor | None = field(init=False, default=None)
+    logits: torch.Tensor | None = field(init=False, default=None)
     scores: torch.Tensor | None = field(init=False, default=None)
     wants_scores: bool = field(init=False, default=False)
     temperature: torch.Tensor = field(init=False)
@@ -105,6 +106,25 @@ class Draw:
             step = _Step(temperature, top_p, drawn.kept, drawn.logprobs, entropy, self.unfinished)
             self.history.append(step)
 
+    def what_is_invalid(self, row: int) -> str:
+        """Say what made a row of the last draw invalid: its logits, temperature or top_p.
+
+        In this order: with a NaN in the hidden state all three are, and top_p is predicted from
+        temperature.
+        """
+        logits = self.logits[row, : self.valid_vocab]
+        if logits.isfinite().any() and not (logits.isnan() | logits.isposinf()).any():
+            parameters = self.parameters()
+            for name in ("temperature", "top_p"):
+                # float32, as in sample: a larger float64 is infinite.
+                values = torch.as_tensor(getattr(parameters, name), dtype=torch.float32)
+                value = values.expand(len(self.logits))[row].item()
+                _, requirement, is_good = RULES[name]
+                if not is_good(value):
+                    source = "predicted" if getattr(self.overrides, name) is None else "given"
+                    return f"the {source} {name} {requirement}, got {value}"
+        return "logits must be free of NaN and +inf and have a finite value, got an invalid row"
+
     def trace(self, sequences: torch.Tensor) -> DecodingTrace:
         """Collect the steps; sequences is what generate returned, [rows, prompt + steps]."""
 
@@ -144,7 +164,7 @@ class DrawingProcessor(LogitsProcessor):
             check=False,
         )
         tokens = drawn.tokens if draw.wants_trace else drawn
-        draw.valid = tokens >= 0
+        draw.valid, draw.logits = tokens >= 0, scores
         if draw.wants_trace or draw.wants_scores:
             draw.record(scores, parameters, drawn if draw.wants_trace else None)
         draw.steps_done += 1
@@ -168,11 +188,12 @@ class StepEnd(StoppingCriteriaList):
         if draw.valid is not None:
             invalid = ~draw.valid & draw.unfinished
             if invalid.any():
+                row = int(invalid.nonzero()[0])
                 raise ValueError(
-                    "autodeco_ext.generate: logits must be free of NaN and +inf and have a finite"
-                    f" value, got an invalid row for sequence {invalid.nonzero()[0].item()} at"
-                    f" step {draw.steps_done - 1}"
+                    f"autodeco_ext.generate: {draw.what_is_invalid(row)} for sequence {row} at step"
+                    f" {draw.steps_done - 1}"
                 )
+            draw.logits = None  # its memory is free for the forward pass
         if draw.scores is not None:
             # The loop has stored the one-token row that it took the argmax of; people expect the
             # distribution.

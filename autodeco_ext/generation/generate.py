@@ -26,7 +26,8 @@ _OTHER_WARPERS = {
 
 # Fields that change the logits before T and P, with the values that switch them off. They are
 # honoured also when only the model's own generation_config asks for them, as people expect of a
-# checkpoint, but not silently.
+# checkpoint, but not silently. renormalize_logits is not among them: it shifts all logits of a row
+# by the same amount, which changes no probability.
 _LOGIT_CHANGES = {
     "repetition_penalty": (None, 1.0),
     "encoder_repetition_penalty": (None, 1.0),
@@ -39,6 +40,7 @@ _LOGIT_CHANGES = {
     "forced_eos_token_id": (None,),
     "suppress_tokens": (None,),
     "begin_suppress_tokens": (None,),
+    "remove_invalid_values": (None, False),
     "sequence_bias": (None,),
     "exponential_decay_length_penalty": (None,),
     "guidance_scale": (None, 1, 1.0),
@@ -96,9 +98,10 @@ class DrawingGenerationMixin:
             was drawn from.
 
         Raises:
-            ValueError: a bad argument, a prompt longer than the model, sampling combined with
-                beams, assisted decoding, watermarking, continuous batching or custom_generate, or
-                logits with NaN.
+            TypeError: an argument of the wrong type.
+            ValueError: a bad argument, an empty prompt or one longer than the model, sampling
+                combined with beams, assisted decoding, watermarking, continuous batching or
+                custom_generate, or NaN in the logits or a prediction.
 
         Example:
             >>> import torch
@@ -113,7 +116,7 @@ class DrawingGenerationMixin:
         """
         check_seed(seed, "generate")
         _check_valid_vocab(valid_vocab, self)
-        self._check_prompt_length(inputs, kwargs)
+        self._check_prompt(inputs, kwargs)
         arguments = {name: kwargs.pop(name) for name in _OURS if name in kwargs}
         merged, _ = self._prepare_generation_config(generation_config, **kwargs)
         if merged.do_sample:
@@ -164,24 +167,37 @@ class DrawingGenerationMixin:
                 " version), got True"
             )
 
-    def _check_prompt_length(self, inputs: torch.Tensor | None, kwargs: dict) -> None:
+    def _check_prompt(self, inputs: torch.Tensor | None, kwargs: dict) -> None:
+        candidates = {
+            "inputs_embeds": kwargs.get("inputs_embeds"),
+            "inputs": inputs,
+            "input_ids": kwargs.get("input_ids"),
+        }
+        given = [(name, value) for name, value in candidates.items() if value is not None]
+        if not given:
+            return  # generate starts from the model's bos_token_id
+        name, prompt = given[0]
+        axes = ["rows", "tokens", "hidden_size"] if name == "inputs_embeds" else ["rows", "tokens"]
+        shape = f"[{', '.join(axes)}]"
+        if not isinstance(prompt, torch.Tensor):
+            raise TypeError(
+                f"autodeco_ext.generate: {name} must be a tensor {shape}, got"
+                f" {type(prompt).__name__}"
+            )
+        if prompt.dim() != len(axes) or prompt.numel() == 0:
+            raise ValueError(
+                f"autodeco_ext.generate: {name} must have shape {shape} with at least one row and"
+                f" one token, got {list(prompt.shape)}"
+            )
+        self._check_prompt_length(prompt.shape[1], kwargs.get("attention_mask"))
+
+    def _check_prompt_length(self, length: int, mask: torch.Tensor | None) -> None:
         limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        prompt = next(
-            (
-                x
-                for x in (kwargs.get("inputs_embeds"), inputs, kwargs.get("input_ids"))
-                if x is not None
-            ),
-            None,
-        )
-        if limit is None or prompt is None or prompt.dim() < 2:
+        if limit is None or length <= limit:
             return
-        length = prompt.shape[1]
-        if length > limit:
-            mask = kwargs.get("attention_mask")
-            # Left padding takes no positions: what counts is the longest row without it.
-            if mask is not None and mask.dim() == 2 and len(mask):
-                length = int((mask != 0).sum(-1).max())
+        # Left padding takes no positions: what counts is the longest row without it.
+        if mask is not None and mask.dim() == 2 and len(mask):
+            length = int((mask != 0).sum(-1).max())
         if length > limit:
             raise ValueError(
                 f"autodeco_ext.generate: the prompt must have at most {limit} tokens (the model's"

@@ -11,7 +11,7 @@ import torch
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 # name -> (whole number?, requirement in words, test of a float)
-_RULES = {
+RULES = {
     "temperature": (
         False,
         "must be finite and >= 0",
@@ -37,7 +37,7 @@ class SamplingParameters:
 
     def check(self, owner: str) -> SamplingParameters:
         """Return self, or raise naming the argument; owner starts the message."""
-        for name, (whole, requirement, is_good) in _RULES.items():
+        for name, (whole, requirement, is_good) in RULES.items():
             value = getattr(self, name)
             if value is None:
                 continue
@@ -69,7 +69,7 @@ class SamplingParameters:
         """The same parameters with every tensor of shape [rows] on the device."""
         spread = {
             name: spread_rows(getattr(self, name), rows, device, f"autodeco_ext.{owner}: {name}")
-            for name in _RULES
+            for name in RULES
         }
         return SamplingParameters(**spread)
 

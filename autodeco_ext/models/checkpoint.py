@@ -69,8 +69,14 @@ def find_checkpoint(name_or_path: str | os.PathLike, **hub_options: object) -> P
     hub_options: cache_dir, force_download, local_files_only, revision, token.
 
     Raises:
+        TypeError: neither str nor path.
         OSError: neither a folder nor a repository that can be reached.
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise TypeError(
+            f"{LOADER}: the checkpoint must be a folder or the name of a hub repository, got"
+            f" {type(name_or_path).__name__}"
+        )
     folder = Path(name_or_path)
     if folder.is_dir():
         return folder
@@ -94,7 +100,8 @@ def read_head_tensors(folder: Path) -> HeadTensors:
 
     Raises:
         ValueError: no or unreadable files, a tensor that belongs to neither heads nor base, a name
-            that occurs twice, or a head tensor that is not float32, bfloat16 or float16.
+            that occurs twice, or a head tensor that is not float32, bfloat16 or float16 or that
+            holds NaN or infinity.
     """
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
@@ -128,6 +135,12 @@ def read_head_tensors(folder: Path) -> HeadTensors:
             raise ValueError(
                 f"{LOADER}: tensor {name} must be float32, bfloat16 or float16, got {tensor.dtype}"
                 f" in {files[name]}"
+            )
+        if not tensor.isfinite().all():
+            where = tuple((~tensor.isfinite()).nonzero()[0].tolist())
+            raise ValueError(
+                f"{LOADER}: tensor {name} must be free of NaN and infinity, got"
+                f" {tensor[where].item()} at index {list(where)} in {files[name]}"
             )
     return HeadTensors(folder, tensors, files, merged)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -28,15 +27,15 @@ from autodeco_ext.models.checkpoint import (
 from autodeco_ext.models.configuration import AutoDecoConfig
 from autodeco_ext.models.forward import HeadsForwardMixin
 from autodeco_ext.models.heads import AutoDecoHeads
-
-_HEAD_OPTIONS = (
-    "enable_temperature_head",
-    "enable_top_p_head",
-    "use_enhanced_features",
-    "temperature_hidden_size",
-    "top_p_hidden_size",
+from autodeco_ext.models.loading import (
+    HUB_OPTIONS,
+    check_base,
+    head_options,
+    head_shapes,
+    load_base,
+    load_merged,
+    read_config,
 )
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 
 class AutoDecoModelForCausalLM(HeadsForwardMixin, DrawingGenerationMixin):
@@ -99,15 +98,20 @@ class AutoDecoModelForCausalLM(HeadsForwardMixin, DrawingGenerationMixin):
             temperature_hidden_size, top_p_hidden_size: width of the heads' hidden layers.
             kwargs: with a name or folder, passed to AutoModelForCausalLM.from_pretrained (dtype,
                 gguf_file, ...).
+
+        Raises:
+            TypeError: a base_model that is neither model, name nor folder, or kwargs with a model.
+            ValueError: a model that cannot carry heads, or has some.
+            OSError: the base model cannot be read.
         """
         if not isinstance(base_model, PreTrainedModel):
-            base_model = _load_base(base_model, "from_base", **kwargs)
+            base_model = load_base(base_model, "from_base", **kwargs)
         elif kwargs:
             raise TypeError(
                 "autodeco_ext.AutoDecoModelForCausalLM.from_base: further arguments require the"
                 f" name or folder of a base model, got a model object and {sorted(kwargs)}"
             )
-        _check_base(base_model, "from_base")
+        check_base(base_model, "from_base")
         config = AutoDecoConfig.from_base(
             base_model.config,
             base_model_name_or_path=base_model.name_or_path,
@@ -140,35 +144,38 @@ class AutoDecoModelForCausalLM(HeadsForwardMixin, DrawingGenerationMixin):
                 ...), goes to the loading of the base.
 
         Raises:
-            ValueError: head tensors missing, extra, of a shape that does not fit config.json or
-                the base model, or no base model to be found.
+            TypeError: a checkpoint or base_model of another type, or kwargs that do not apply.
+            ValueError: head tensors missing, extra, with NaN or infinity, of a shape that does not
+                fit config.json or the base model, or no base model to be found.
             OSError: checkpoint or base model cannot be read.
         """
         if kwargs.pop("output_loading_info", False):
             raise ValueError(f"{LOADER}: output_loading_info must be False, got True")
         for name in ("adapter_kwargs", "_from_auto", "code_revision", "_commit_hash"):
             kwargs.pop(name, None)  # set by AutoModelForCausalLM.from_pretrained
-        hub_options = {name: kwargs[name] for name in _HUB_OPTIONS if kwargs.get(name) is not None}
+        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
         kwargs.pop("revision", None)  # of the checkpoint's repository, not of the base's
         folder = find_checkpoint(pretrained_model_name_or_path, **hub_options)
-        config = _read_config(folder) if config is None else config
+        config = read_config(folder) if config is None else config
         found = read_head_tensors(folder)
         heads = AutoDecoHeads(config)
         names = heads.state_dict().keys()
         reason = f"hidden_size {config.hidden_size} in config.json"
-        found.check_shapes(_head_shapes(config, config.hidden_size), names, reason)
+        found.check_shapes(head_shapes(config, config.hidden_size), names, reason)
 
         if isinstance(base_model, PreTrainedModel):
-            unused = sorted(kwargs.keys() - {*_HUB_OPTIONS, "trust_remote_code"})
+            unused = sorted(kwargs.keys() - {*HUB_OPTIONS, "trust_remote_code"})
             if unused:
                 raise TypeError(
                     f"{LOADER}: with a base_model object there must be no loading options for it,"
                     f" got {unused}"
                 )
-            _check_base(base_model, "from_pretrained")
+            check_base(base_model, "from_pretrained")
             base, model = base_model, _share(base_model)
         elif base_model is None and found.merged:
-            base = model = _load_merged(folder, config, **kwargs)
+            base_config = config.base_config()
+            base_class = AutoModelForCausalLM._model_mapping[type(base_config)]
+            base = model = load_merged(autodeco_class(base_class), folder, base_config, **kwargs)
         else:
             name = base_model or config.base_model_name_or_path
             if not name:
@@ -179,20 +186,20 @@ class AutoDecoModelForCausalLM(HeadsForwardMixin, DrawingGenerationMixin):
             gguf_file = (getattr(config, "quantization_config", None) or {}).get("gguf_file")
             if base_model is None and gguf_file:
                 kwargs.setdefault("gguf_file", gguf_file)  # a folder alone does not name the file
-            base = _load_base(name, "from_pretrained", **kwargs)
-            _check_base(base, "from_pretrained")
+            base = load_base(name, "from_pretrained", **kwargs)
+            check_base(base, "from_pretrained")
             model = _share(base)
         base_size = base.config.get_text_config().hidden_size
         if base_size != config.hidden_size:
             name = base.name_or_path or type(base).__name__
             reason = f"base model {name} has hidden_size {base_size}"
-            found.check_shapes(_head_shapes(config, base_size), names, reason)
+            found.check_shapes(head_shapes(config, base_size), names, reason)
 
         heads.load_state_dict({name: found.tensors[name].float() for name in names})
         if base_model is not None:
             name = base.name_or_path or config.base_model_name_or_path
             config = AutoDecoConfig.from_base(
-                base.config, base_model_name_or_path=name, **_head_options(config)
+                base.config, base_model_name_or_path=name, **head_options(config)
             )
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder)
@@ -312,87 +319,6 @@ def _attach(model: Any, config: AutoDecoConfig, heads: AutoDecoHeads) -> Any:
         # the model says nothing, and an explicit temperature takes the place of the head's.
         model.generation_config.temperature = 1.0
     return model
-
-
-def _check_base(base: PreTrainedModel, method: str) -> None:
-    prefix = f"autodeco_ext.AutoDecoModelForCausalLM.{method}: base_model must"
-    name = type(base).__name__
-    if isinstance(base, AutoDecoModelForCausalLM):
-        raise ValueError(f"{prefix} be a model without AutoDeco heads, got {name}")
-    if (
-        not base.can_generate()
-        or base.config.is_encoder_decoder
-        or base.get_output_embeddings() is None
-    ):
-        raise ValueError(
-            f"{prefix} be a decoder-only causal language model with an LM head, got {name}"
-        )
-    replaced = sorted({"forward", "generate"} & base.__dict__.keys())
-    if replaced:
-        raise ValueError(
-            f"{prefix} not have its methods replaced (a model dispatched over several devices is"
-            f" not supported in this version), got {name} with its own {', '.join(replaced)}"
-        )
-
-
-def _load_base(name: str | os.PathLike, method: str, **kwargs: Any) -> PreTrainedModel:
-    owner = f"autodeco_ext.AutoDecoModelForCausalLM.{method}"
-    own_config = Path(name) / "config.json"
-    if (
-        own_config.is_file()
-        and json.loads(own_config.read_text()).get("model_type") == AutoDecoConfig.model_type
-    ):
-        raise ValueError(
-            f"{owner}: base_model must be a model without AutoDeco heads, got {str(name)!r}"
-        )
-    try:
-        return AutoModelForCausalLM.from_pretrained(name, **kwargs)
-    except OSError as error:
-        raise OSError(
-            f"{owner}: the base model must be a folder or a hub repository that can be reached"
-            f" (base_model= names another one), got {str(name)!r}: {error}"
-        ) from error
-
-
-def _load_merged(folder: Path, config: AutoDecoConfig, **kwargs: Any) -> Any:
-    """Load a merged checkpoint's base tensors into the AutoDeco class of its base."""
-    base_config = config.base_config()
-    base_class = AutoModelForCausalLM._model_mapping[type(base_config)]
-    cls = autodeco_class(base_class)
-    model, info = super(AutoDecoModelForCausalLM, cls).from_pretrained(
-        folder, config=base_config, key_mapping={r"^llm\.": ""}, output_loading_info=True, **kwargs
-    )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"{LOADER}: a merged checkpoint must hold every base tensor under llm., got none for"
-            f" {missing} in {folder}"
-        )
-    return model
-
-
-def _read_config(folder: Path) -> AutoDecoConfig:
-    if not (folder / "config.json").is_file():
-        raise OSError(f"{LOADER}: the folder must hold a config.json, got {folder}")
-    model_type = json.loads((folder / "config.json").read_text()).get("model_type")
-    if model_type != AutoDecoConfig.model_type:
-        raise ValueError(
-            f"{LOADER}: model_type in config.json must be {AutoDecoConfig.model_type!r}"
-            f" (from_base puts heads on other models), got {model_type!r} in {folder}"
-        )
-    return AutoDecoConfig.from_pretrained(folder)
-
-
-def _head_options(config: AutoDecoConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in _HEAD_OPTIONS}
-
-
-def _head_shapes(config: AutoDecoConfig, hidden_size: int) -> dict[str, torch.Size]:
-    """Shapes of all eight tensors, those of a head that is switched off included."""
-    on = {"enable_temperature_head": True, "enable_top_p_head": True}
-    both = AutoDecoConfig(hidden_size=hidden_size, **(_head_options(config) | on))
-    with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in AutoDecoHeads(both).state_dict().items()}
 
 
 AutoConfig.register(AutoDecoConfig.model_type, AutoDecoConfig, exist_ok=True)

@@ -17,6 +17,7 @@ static_assert(kBlock % kLanes == 0);
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kLargestFloat = std::numeric_limits<float>::max();
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 struct BFloat16 {
   uint16_t bits;

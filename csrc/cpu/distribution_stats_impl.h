@@ -51,7 +51,7 @@ template <typename Element>
 void stats_row(const DistributionStatsArguments& arguments, int64_t row_index,
                const Row<Element>& row) {
   float* output = arguments.output + row_index * kNumStats;
-  RowStatus status = temperature_status(arguments.temperature.at(row_index));
+  RowStatus status = temperature_status(value_at(arguments.temperature, row_index));
   RowScan scan;
   if (status == RowStatus::kValid) {
     scan = scan_row(row);
@@ -59,10 +59,10 @@ void stats_row(const DistributionStatsArguments& arguments, int64_t row_index,
   }
   arguments.status[row_index] = status;
   if (status != RowStatus::kValid) {
-    for (int i = 0; i < kNumStats; ++i) output[i] = std::numeric_limits<float>::quiet_NaN();
+    for (int i = 0; i < kNumStats; ++i) output[i] = kNaN;
     return;
   }
-  const Scaling scaling(scan, arguments.temperature.at(row_index) + kStatsEpsilon);
+  const Scaling scaling(scan, value_at(arguments.temperature, row_index) + kStatsEpsilon);
   alignas(64) float values[kBlock];
   alignas(64) float weights[kBlock];
 
@@ -114,7 +114,7 @@ void stats_row(const DistributionStatsArguments& arguments, int64_t row_index,
 void distribution_stats_rows(const DistributionStatsArguments& arguments, int64_t begin,
                              int64_t end) {
   for (int64_t row_index = begin; row_index < end; ++row_index) {
-    with_row(arguments.dtype, arguments.logits, arguments.layout.offset(row_index),
+    with_row(arguments.dtype, arguments.logits, row_offset(arguments.layout, row_index),
              arguments.layout.vocab,
              [&](const auto& row) { stats_row(arguments, row_index, row); });
   }

@@ -10,7 +10,7 @@ namespace {
 template <typename Element>
 void filter_row(const FilterLogitsArguments& arguments, int64_t row_index,
                 const Row<Element>& row) {
-  float* output = arguments.output + arguments.output_layout.offset(row_index);
+  float* output = arguments.output + row_offset(arguments.output_layout, row_index);
   const int64_t vocab = arguments.layout.vocab;
   RowStatus status = filter_status(arguments.filters, row_index);
   RowScan scan;
@@ -24,7 +24,7 @@ void filter_row(const FilterLogitsArguments& arguments, int64_t row_index,
     return;
   }
   const KeptSet kept = find_kept_set(row, scan, arguments.filters, row_index);
-  const float row_temperature = arguments.filters.temperature.at(row_index);
+  const float row_temperature = value_at(arguments.filters.temperature, row_index);
   const float temperature = row_temperature == 0.0f ? 1.0f : row_temperature;
   const float filter_value = arguments.filter_value;
   for_each_block(row, [&](const Block& block) {
@@ -42,9 +42,9 @@ void filter_row(const FilterLogitsArguments& arguments, int64_t row_index,
 
 void filter_logits_rows(const FilterLogitsArguments& arguments, int64_t begin, int64_t end) {
   for (int64_t row_index = begin; row_index < end; ++row_index) {
-    const int64_t columns =
-        existing_columns(arguments.layout.vocab, arguments.filters.valid_vocab.at(row_index));
-    with_row(arguments.dtype, arguments.logits, arguments.layout.offset(row_index), columns,
+    const int64_t columns = existing_columns(arguments.layout.vocab,
+                                             value_at(arguments.filters.valid_vocab, row_index));
+    with_row(arguments.dtype, arguments.logits, row_offset(arguments.layout, row_index), columns,
              [&](const auto& row) { filter_row(arguments, row_index, row); });
   }
 }

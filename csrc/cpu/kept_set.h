@@ -155,12 +155,13 @@ void apply_min_p(const Row<Element>& row, const RowScan& scan, const Scaling& sc
 }
 
 inline RowStatus filter_status(const FilterParameters& filters, int64_t row) {
-  const RowStatus status = temperature_status(filters.temperature.at(row));
+  const RowStatus status = temperature_status(value_at(filters.temperature, row));
   if (status != RowStatus::kValid) return status;
-  if (filters.top_k.at(row) < 0) return RowStatus::kTopKNegative;
-  const float top_p = filters.top_p.at(row);
+  if (value_at(filters.top_k, row) < 0) return RowStatus::kTopKNegative;
+  if (value_at(filters.valid_vocab, row) < 1) return RowStatus::kValidVocabBelowOne;
+  const float top_p = value_at(filters.top_p, row);
   if (top_p != top_p) return RowStatus::kTopPNaN;
-  const float min_p = filters.min_p.at(row);
+  const float min_p = value_at(filters.min_p, row);
   if (min_p != min_p) return RowStatus::kMinPNaN;
   return RowStatus::kValid;
 }
@@ -169,10 +170,10 @@ inline RowStatus filter_status(const FilterParameters& filters, int64_t row) {
 template <typename Element>
 KeptSet find_kept_set(const Row<Element>& row, const RowScan& scan, const FilterParameters& filters,
                       int64_t row_index) {
-  const float temperature = filters.temperature.at(row_index);
-  const float top_p = filters.top_p.at(row_index);
-  const float min_p = filters.min_p.at(row_index);
-  const int64_t top_k = filters.top_k.at(row_index);
+  const float temperature = value_at(filters.temperature, row_index);
+  const float top_p = value_at(filters.top_p, row_index);
+  const float min_p = value_at(filters.min_p, row_index);
+  const int64_t top_k = value_at(filters.top_k, row_index);
 
   KeptSet first;
   first.key = order_key(scan.max);

@@ -92,7 +92,6 @@ void write_info(const SampleArguments& arguments, int64_t row_index, const Row<E
 }
 
 inline void write_invalid(const SampleArguments& arguments, int64_t row_index) {
-  constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
   const bool info = arguments.kept != nullptr;
   for (int64_t sample = 0; sample < arguments.num_samples; ++sample) {
     const int64_t slot = row_index * arguments.num_samples + sample;
@@ -114,8 +113,8 @@ void draw_tokens(const SampleArguments& arguments, int64_t row_index, const Row<
     return;
   }
   const Scaling scaling(scan, temperature);
-  const uint64_t seed = static_cast<uint64_t>(arguments.seed.at(row_index));
-  uint64_t offset = static_cast<uint64_t>(arguments.offset.at(row_index));
+  const uint64_t seed = static_cast<uint64_t>(value_at(arguments.seed, row_index));
+  uint64_t offset = static_cast<uint64_t>(value_at(arguments.offset, row_index));
   if (arguments.add_row_to_offset) offset += static_cast<uint64_t>(row_index);
   Draw draws[kDrawGroup];
   for (int64_t begin = 0; begin < arguments.num_samples; begin += kDrawGroup) {
@@ -144,7 +143,7 @@ void sample_row(const SampleArguments& arguments, int64_t row_index, const Row<E
     write_invalid(arguments, row_index);
     return;
   }
-  const float temperature = arguments.filters.temperature.at(row_index);
+  const float temperature = value_at(arguments.filters.temperature, row_index);
   const KeptSet kept = find_kept_set(row, scan, arguments.filters, row_index);
   draw_tokens(arguments, row_index, row, scan, kept, temperature);
   if (arguments.kept != nullptr) write_info(arguments, row_index, row, scan, kept, temperature);
@@ -152,9 +151,9 @@ void sample_row(const SampleArguments& arguments, int64_t row_index, const Row<E
 
 void sample_rows(const SampleArguments& arguments, int64_t begin, int64_t end) {
   for (int64_t row_index = begin; row_index < end; ++row_index) {
-    const int64_t columns =
-        existing_columns(arguments.layout.vocab, arguments.filters.valid_vocab.at(row_index));
-    with_row(arguments.dtype, arguments.logits, arguments.layout.offset(row_index), columns,
+    const int64_t columns = existing_columns(arguments.layout.vocab,
+                                             value_at(arguments.filters.valid_vocab, row_index));
+    with_row(arguments.dtype, arguments.logits, row_offset(arguments.layout, row_index), columns,
              [&](const auto& row) { sample_row(arguments, row_index, row); });
   }
 }

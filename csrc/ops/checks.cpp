@@ -5,16 +5,28 @@
 namespace autodeco::ops {
 namespace {
 
+// Not «-nan», which depends on the bits of the NaN.
+std::string number_text(float value) {
+  if (value != value) return "nan";
+  std::ostringstream text;
+  text << value;
+  return text.str();
+}
+
 std::string reason(RowStatus status, const FilterParameters& filters, int64_t row) {
   std::ostringstream text;
   switch (status) {
     case RowStatus::kValid:
       break;
     case RowStatus::kTemperatureInvalid:
-      text << "temperature must be finite and >= 0, got " << filters.temperature.at(row);
+      text << "temperature must be finite and >= 0, got "
+           << number_text(value_at(filters.temperature, row));
       break;
     case RowStatus::kTopKNegative:
-      text << "top_k must be >= 0, got " << filters.top_k.at(row);
+      text << "top_k must be >= 0, got " << value_at(filters.top_k, row);
+      break;
+    case RowStatus::kValidVocabBelowOne:
+      text << "valid_vocab must be >= 1, got " << value_at(filters.valid_vocab, row);
       break;
     case RowStatus::kTopPNaN:
       text << "top_p must be a number, got nan";
@@ -36,7 +48,8 @@ std::string reason(RowStatus status, const FilterParameters& filters, int64_t ro
   return text.str();
 }
 
-// Double to float32 as semantics.md asks; beyond its range infinite, never undefined.
+}  // namespace
+
 float to_float32(double value) {
   constexpr double kLargest = std::numeric_limits<float>::max();
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -44,8 +57,6 @@ float to_float32(double value) {
   if (value < -kLargest) return -kInfinity;
   return static_cast<float>(value);
 }
-
-}  // namespace
 
 DType logits_dtype(const char* op, const Tensor& logits) {
   switch (logits.scalar_type()) {
@@ -56,7 +67,8 @@ DType logits_dtype(const char* op, const Tensor& logits) {
     case ScalarType::Half:
       return DType::kFloat16;
     default:
-      fail(op, "logits must be float32, bfloat16 or float16, got another dtype");
+      fail(op, "logits must be float32, bfloat16 or float16, got ",
+           torch::headeronly::toString(logits.scalar_type()));
   }
 }
 

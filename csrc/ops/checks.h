@@ -47,6 +47,9 @@ inline std::vector<int64_t> shape_of(const Tensor& tensor) {
   return {sizes.begin(), sizes.end()};
 }
 
+// Double to float32 as semantics.md asks; beyond its range infinite, never undefined.
+float to_float32(double value);
+
 DType logits_dtype(const char* op, const Tensor& logits);
 
 // Merges dimensions that one stride can walk. `name` is the argument the message speaks of.
@@ -69,10 +72,11 @@ RowParameter<T> row_parameter(const char* op, const char* name,
   if (!per_row.has_value()) return parameter;
   const Tensor& tensor = *per_row;
   if (tensor.scalar_type() != kExpected) {
-    fail(op, name, " must be ", std::is_same_v<T, float> ? "float32" : "int64", " here");
+    fail(op, name, " must be ", std::is_same_v<T, float> ? "float32" : "int64", " here, got ",
+         torch::headeronly::toString(tensor.scalar_type()));
   }
   if (tensor.device() != logits.device()) {
-    fail(op, name, " must be on the device of logits");
+    fail(op, name, " must be on the device of logits, got another");
   }
   if (tensor.numel() != num_rows || !tensor.is_contiguous()) {
     fail(op, name, " must be contiguous with one value per row (", num_rows, "), got shape ",

@@ -16,7 +16,7 @@ Tensor distribution_stats(const Tensor& logits, const std::optional<Tensor>& tem
   const int64_t num_rows = arguments.layout.num_rows;
   arguments.logits = logits.const_data_ptr();
   arguments.temperature = row_parameter(kOp, "temperature", temperature,
-                                        static_cast<float>(temperature_value), logits, num_rows);
+                                        to_float32(temperature_value), logits, num_rows);
   std::vector<int64_t> shape = row_shape(logits);
   shape.push_back(kNumStats);
   Tensor output = torch::stable::empty({shape.data(), shape.size()}, ScalarType::Float,

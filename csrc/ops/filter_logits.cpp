@@ -8,6 +8,39 @@ namespace {
 
 constexpr const char* kOp = "filter_logits";
 
+// One past the last byte of a tensor that is not empty.
+const char* end_of(const Tensor& tensor) {
+  int64_t last = 0;
+  for (int64_t dim = 0; dim < tensor.dim(); ++dim) {
+    last += (tensor.size(dim) - 1) * tensor.stride(dim);
+  }
+  const char* begin = static_cast<const char*>(tensor.const_data_ptr());
+  return begin + (last + 1) * static_cast<int64_t>(tensor.element_size());
+}
+
+// Rows are written in any order while others are read: no byte of `out` may belong to two rows, or
+// to a logit other than the one it replaces.
+void require_writable(const Tensor& logits, const Tensor& out,
+                      const FilterLogitsArguments& arguments) {
+  const RowLayout& rows = arguments.output_layout;
+  for (int dim = 0; dim < rows.num_dims; ++dim) {
+    if (rows.strides[dim] < rows.vocab) {
+      fail(kOp, "out must not share memory between its rows, got strides ",
+           shape_text({out.strides().begin(), out.strides().end()}));
+    }
+  }
+  if (logits.numel() == 0) return;
+  const char* logits_begin = static_cast<const char*>(logits.const_data_ptr());
+  const char* out_begin = static_cast<const char*>(out.const_data_ptr());
+  if (out_begin >= end_of(logits) || logits_begin >= end_of(out)) return;
+  const std::vector<int64_t> logits_strides{logits.strides().begin(), logits.strides().end()};
+  const std::vector<int64_t> out_strides{out.strides().begin(), out.strides().end()};
+  if (logits_begin != out_begin || logits.scalar_type() != out.scalar_type() ||
+      logits_strides != out_strides) {
+    fail(kOp, "out must be logits itself or lie outside its memory, got overlapping memory");
+  }
+}
+
 void filter_logits_out(const Tensor& logits, const std::optional<Tensor>& temperature,
                        double temperature_value, const std::optional<Tensor>& top_p,
                        double top_p_value, const std::optional<Tensor>& top_k, int64_t top_k_value,
@@ -18,13 +51,17 @@ void filter_logits_out(const Tensor& logits, const std::optional<Tensor>& temper
   arguments.layout = row_layout(kOp, "logits", logits);
   arguments.dtype = logits_dtype(kOp, logits);
   require_countable_vocab(kOp, arguments.layout);
-  if (out.scalar_type() != ScalarType::Float) fail(kOp, "out must be float32, got another dtype");
+  if (out.scalar_type() != ScalarType::Float) {
+    fail(kOp, "out must be float32, got ", torch::headeronly::toString(out.scalar_type()));
+  }
   if (shape_of(out) != shape_of(logits)) {
     fail(kOp, "out must have shape ", shape_text(shape_of(logits)), ", got ",
          shape_text(shape_of(out)));
   }
-  if (out.device() != logits.device()) fail(kOp, "out must be on the device of logits");
+  if (out.device() != logits.device())
+    fail(kOp, "out must be on the device of logits, got another");
   arguments.output_layout = row_layout(kOp, "out", out);
+  require_writable(logits, out, arguments);
   const int64_t num_rows = arguments.layout.num_rows;
   arguments.logits = logits.const_data_ptr();
   arguments.output = out.mutable_data_ptr<float>();

@@ -15,16 +15,16 @@ struct RowLayout {
   int num_dims = 0;
   int64_t sizes[kMaxRowDims] = {};
   int64_t strides[kMaxRowDims] = {};
-
-  // Offset of a row's first element, in elements.
-  int64_t offset(int64_t row) const {
-    int64_t result = 0;
-    for (int dim = num_dims - 1; dim > 0; --dim) {
-      result += (row % sizes[dim]) * strides[dim];
-      row /= sizes[dim];
-    }
-    return num_dims > 0 ? result + row * strides[0] : 0;
-  }
 };
+
+// Offset of a row's first element, in elements. `static`: see order.h.
+static inline int64_t row_offset(const RowLayout& layout, int64_t row) {
+  int64_t result = 0;
+  for (int dim = layout.num_dims - 1; dim > 0; --dim) {
+    result += (row % layout.sizes[dim]) * layout.strides[dim];
+    row /= layout.sizes[dim];
+  }
+  return layout.num_dims > 0 ? result + row * layout.strides[0] : 0;
+}
 
 }  // namespace autodeco

@@ -9,8 +9,12 @@ template <typename T>
 struct RowParameter {
   const T* per_row = nullptr;  // [rows], or null when `value` holds for every row
   T value = T();
-
-  T at(int64_t row) const { return per_row != nullptr ? per_row[row] : value; }
 };
+
+// The parameter of one row. `static`: see order.h.
+template <typename T>
+static inline T value_at(const RowParameter<T>& parameter, int64_t row) {
+  return parameter.per_row != nullptr ? parameter.per_row[row] : parameter.value;
+}
 
 }  // namespace autodeco

@@ -9,6 +9,7 @@ enum class RowStatus : uint8_t {
   kValid = 0,
   kTemperatureInvalid,  // negative, NaN or infinite
   kTopKNegative,
+  kValidVocabBelowOne,
   kTopPNaN,
   kMinPNaN,
   kLogitNaN,

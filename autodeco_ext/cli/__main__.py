@@ -1,8 +1,0 @@
-"""python -m autodeco_ext.cli"""
-
-from __future__ import annotations
-
-from autodeco_ext.cli import main
-
-if __name__ == "__main__":
-    raise SystemExit(main())
