@@ -1,4 +1,4 @@
-"""Checkpoints: released format in and out, merged ones, and where they and their bases are found."""
+"""Checkpoints: released format in and out, merged ones, and where they and bases are found."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "autodeco/distribution_stats.h"
-#include "math.h"
+#include "exp_log.h"
 #include "row_scan.h"
 
 namespace autodeco::cpu::AUTODECO_ISA {

@@ -4,7 +4,7 @@
 #include "autodeco/filters.h"
 #include "autodeco/row_status.h"
 #include "block.h"
-#include "math.h"
+#include "exp_log.h"
 
 namespace autodeco::cpu::AUTODECO_ISA {
 namespace {

@@ -14,6 +14,7 @@
 #include "autodeco/order.h"
 #include "autodeco/philox.h"
 #include "autodeco/sample.h"
+#include "exp_log.h"
 #include "isa.h"
 
 namespace {
@@ -49,6 +50,26 @@ void order_keys_order_like_floats() {
     expect(logit_of_key(order_key(ascending[i])) == ascending[i], "keys have an inverse");
   }
   expect(order_key(-0.0f) == order_key(0.0f), "-0.0 is +0.0");
+}
+
+void exp_and_log_are_as_accurate_as_they_say() {
+  double worst_exp = 0.0;
+  double worst_log = 0.0;
+  for (int i = 0; i <= 2000000; ++i) {
+    const float x = -87.0f * static_cast<float>(i) / 2000000.0f;
+    const double exact = std::exp(static_cast<double>(x));
+    const float rounded = static_cast<float>(exact);
+    const double ulp = std::nextafter(rounded, 2.0f) - rounded;
+    worst_exp = std::max(worst_exp, std::abs(cpu::scalar::exp_nonpositive(x) - exact) / ulp);
+    const float y = 1e-8f + static_cast<float>(i) / 2000000.0f;
+    const double error = cpu::scalar::log_positive(y) - std::log(static_cast<double>(y));
+    worst_log = std::max(worst_log, std::abs(error));
+  }
+  expect(worst_exp < 1.1, "exp within 1.1 ulp");
+  expect(worst_log < 1e-6, "log within 1e-6");
+  expect(cpu::scalar::exp_nonpositive(0.0f) == 1.0f, "exp(0) is 1");
+  expect(cpu::scalar::exp_nonpositive(-std::numeric_limits<float>::infinity()) == 0.0f,
+         "exp(-inf) is 0");
 }
 
 std::vector<int64_t> sorted_order(const std::vector<float>& row) {
@@ -154,6 +175,7 @@ void kernels_agree_with_a_sort() {
 int main() {
   philox_matches_published_vectors();
   order_keys_order_like_floats();
+  exp_and_log_are_as_accurate_as_they_say();
   kernels_agree_with_a_sort();
   std::printf("%s\n", failures == 0 ? "native tests: all passed" : "native tests: FAILED");
   return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
