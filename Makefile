@@ -8,7 +8,7 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 CXX_SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: help build demo test test-fast check-format check-layers check-package check-cuda check-native \
-        check clean
+        check-demo check clean
 
 help:
 	@echo "make demo           install, build, run the demo (writes autodeco-demo/demo.html)"
@@ -50,7 +50,7 @@ test-fast: .venv/build.stamp
 	.venv/bin/python -m pytest -m "not slow"
 
 # --- slower gates ----------------------------------------------------------------------------------
-check: check-format check-layers check-native check-package check-cuda
+check: check-format check-layers check-native check-package check-cuda check-demo
 
 check-format: .venv/tools.stamp
 	.venv/bin/ruff check .
@@ -69,6 +69,16 @@ check-package: .venv/build.stamp
 
 check-cuda: .venv/build.stamp
 	tools/check_cuda.sh
+
+# The real model and problems, far too few of them to say anything about the heads.
+DEMO := build/check-demo
+check-demo: .venv/build.stamp
+	rm -rf $(DEMO)
+	.venv/bin/autodeco demo --output $(DEMO) --train-problems 24 --eval-problems 8 --samples 2 --epochs 1
+	test -s $(DEMO)/demo.html
+	test -s $(DEMO)/heads/model.safetensors
+	.venv/bin/autodeco generate --model $(DEMO)/heads --prompt "How many legs do three cats have?" \
+	    --max-new-tokens 8 --seed 0 --trace $(DEMO)/trace.html
 
 clean:
 	rm -rf .venv build autodeco_ext/_C*.so *.egg-info

@@ -99,6 +99,16 @@ def test_questions_that_differ_in_numbers_only_count_as_one() -> None:
     assert len(held_out) == 1 and training == other
 
 
+def test_a_question_that_only_the_second_set_has_is_never_held_out() -> None:
+    # The default prompt was chosen on such problems.
+    first = made_up_problems(12)
+    second = first[:4] + [Problem(f"Who has {name}?", 3.0, "y") for name in "abcdefgh"]
+    own = {one.question for one in first}
+    for seed in range(20):
+        _, held_out = split_problems(first, second, evaluate=100, train=100, seed=seed)
+        assert len(held_out) == 12 and {one.question for one in held_out} == own
+
+
 def test_the_split_is_decided_by_the_seed() -> None:
     problems = made_up_problems(40)
     splits = [split_problems(problems, [], evaluate=10, train=30, seed=seed) for seed in (1, 1, 2)]

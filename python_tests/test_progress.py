@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import re
-import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from word_problems import save_base
@@ -24,7 +24,8 @@ class Terminal(io.StringIO):
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     monkeypatch.setattr(progress, "_TICK_SECONDS", 0.01)
     screen = Terminal()
-    monkeypatch.setattr(sys, "stderr", screen)
+    # Not sys.stderr itself, which pytest sets again between a fixture and its test.
+    monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=screen))
     return screen
 
 
@@ -71,8 +72,11 @@ def test_init_and_generate_say_that_they_load(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base, heads = save_base(tmp_path / "base"), str(tmp_path / "heads")
+    capsys.readouterr()
     assert main(["init", str(base), "--output", heads]) == 0
-    assert capsys.readouterr().err.startswith("loading the base model ...\n")
+    assert capsys.readouterr().err.startswith(
+        "loading the base model ...\nloading the base model: "
+    )
     command = ["generate", "--model", heads, "--prompt", "How many", "--max-new-tokens", "2"]
     assert main(command) == 0
     assert capsys.readouterr().err.startswith("loading the model ...\nloading the model: ")

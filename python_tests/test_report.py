@@ -117,7 +117,7 @@ def test_the_chart_shows_every_bar_at_its_place() -> None:
         Bar("a < b", Estimate(0.1, 0.05, 0.2)),
         Bar("ours", Estimate(0.2, 0.1, 0.4), highlighted=True),
     ]
-    document = interval_chart(bars, "two bars")
+    document = interval_chart(bars, "two bars", max(bar.estimate.high for bar in bars))
     checker = Checker(document)
     assert "a < b" in checker.text and "10.0 %" in checker.text and "20.0 %" in checker.text
     low, high = (
@@ -134,7 +134,7 @@ def test_the_chart_shows_every_bar_at_its_place() -> None:
 
 @pytest.mark.parametrize("high", [0.001, 0.03, 0.5, 1.0])
 def test_the_axis_covers_the_highest_interval(high: float) -> None:
-    document = interval_chart([Bar("x", Estimate(high / 2, 0.0, high))], "one bar")
+    document = interval_chart([Bar("x", Estimate(high / 2, 0.0, high))], "one bar", high)
     right = float(re.findall(r'bar" x1="[\d.]+%" x2="([\d.]+)%"', document)[0])
     ticks = [float(value) for value in re.findall(r'grid" x1="([\d.]+)%"', document)]
     assert right <= max(ticks) + 1e-9

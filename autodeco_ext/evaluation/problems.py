@@ -63,8 +63,10 @@ class FewShotPrompt:
     examples: tuple[Example, ...] = DEFAULT_EXAMPLES
     # How the examples came about, for whoever reads the numbers.
     origin: str = (
-        "chosen for accuracy and speed among about 15 formats, on MAWPS problems that overlap the"
-        " held-out ones; the same for every strategy"
+        "the best of 6 answer formats in greedy accuracy, by a rule set beforehand, on 200 one-step"
+        " ASDiv problems, none of them a MAWPS problem or a near copy of one; the demo holds out"
+        " MAWPS problems only, unless --data names others. An earlier trial on MAWPS problems,"
+        " held-out ones among them, had favoured this format too. The same for every strategy"
     )
 
     @property

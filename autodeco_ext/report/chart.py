@@ -41,9 +41,12 @@ class Bar:
     highlighted: bool = False
 
 
-def interval_chart(bars: Sequence[Bar], description: str) -> str:
-    """Points with error bars, one row each, on a percentage axis that starts at 0."""
-    top = _round_up(max(bar.estimate.high for bar in bars))
+def interval_chart(bars: Sequence[Bar], description: str, highest: float) -> str:
+    """Points with error bars, one row each, on a percentage axis from 0 to highest or just above.
+
+    Charts that are to be compared by eye get the same highest.
+    """
+    top = _round_up(highest)
     step = top / 4
 
     def x(share: float) -> str:
