@@ -14,7 +14,7 @@ help:
 	@echo "make demo           install, build, run the demo (writes autodeco-demo/demo.html)"
 	@echo "make test           install, build, run all tests"
 	@echo "make test-fast      the tests that take less than three seconds each"
-	@echo "make check          every slower gate: format, layers, native tests, package, CUDA"
+	@echo "make check          every slower gate: format, layers, native tests, package, CUDA, a short demo"
 	@echo "make build          install and build only"
 	@echo "make clean          remove what was built, and .venv"
 

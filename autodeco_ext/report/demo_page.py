@@ -115,9 +115,7 @@ def _comparison(experiment: Experiment) -> str:
     )
 
 
-def _chart(
-    measure: str, pairs: Sequence[tuple[StrategyResult, Estimate]], highest: float
-) -> str:
+def _chart(measure: str, pairs: Sequence[tuple[StrategyResult, Estimate]], highest: float) -> str:
     bars = [Bar(one.strategy.name, value, one.strategy.uses_heads) for one, value in pairs]
     said = "; ".join(f"{bar.name} {bar.estimate.value:.1%}" for bar in bars)
     return (

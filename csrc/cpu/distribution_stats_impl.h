@@ -51,11 +51,11 @@ template <typename Element>
 void stats_row(const DistributionStatsArguments& arguments, int64_t row_index,
                const Row<Element>& row) {
   float* output = arguments.output + row_index * kNumStats;
-  RowStatus status = temperature_status(value_at(arguments.temperature, row_index));
-  RowScan scan;
+  // The logits first: where they are NaN, the temperature that a head made of them is too.
+  const RowScan scan = scan_row(row);
+  RowStatus status = scan.status;
   if (status == RowStatus::kValid) {
-    scan = scan_row(row);
-    status = scan.status;
+    status = temperature_status(value_at(arguments.temperature, row_index));
   }
   arguments.status[row_index] = status;
   if (status != RowStatus::kValid) {
