@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -102,8 +104,11 @@ def main() -> int:
     )
     parser.add_argument("--output", type=Path, help="write the records to this JSON file")
     options = parser.parse_args()
+    if min(*options.rows, *options.vocab, options.threads) < 1 or options.seconds <= 0:
+        parser.error("--rows, --vocab, --threads and --seconds must be positive")
     torch.set_num_threads(options.threads)
-    result: dict = {"machine": machine(), "records": []}
+    command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
+    result: dict = {"command": command, "machine": machine(), "records": []}
     print(", ".join(f"{key} {value}" for key, value in result["machine"].items()))
     for op in options.op:
         for dtype in options.dtype:
@@ -116,7 +121,8 @@ def main() -> int:
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(result, indent=1) + "\n")
-    return 1 if any(record["check"] == "FAIL" for record in result["records"]) else 0
+    ours = [record for record in result["records"] if record["provider"] == "autodeco_ext"]
+    return 1 if any(record["check"] == "FAIL" for record in ours) else 0
 
 
 if __name__ == "__main__":
