@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from word_problems import save_base
 
 import autodeco_ext
 from autodeco_ext.cli import build_parser, main
+from autodeco_ext.cli.program import to_type
 
 COMMANDS = ("info", "init", "generate", "demo")
 
@@ -116,6 +118,14 @@ def test_info_as_json_holds_the_build_information(capsys: pytest.CaptureFixture[
         (["generate", "--model", "m", "--prompt", "  "], "--prompt must not be empty, got '  '"),
         (["generate", "--model", "no-such-folder", "--prompt", "x"],
          "the model must be a folder or a hub repository (owner/name), got 'no-such-folder'"),
+        (["generate", "--model", "", "--prompt", "x"], "--model: must not be empty, got ''"),
+        (["generate", "--model", "m", "--prompt", "x", "--trace", ""],
+         "--trace: must not be empty, got ''"),
+        (["init", "", "--output", "o"], "base: must not be empty, got ''"),
+        (["init", "b", "--output", " "], "--output: must not be empty, got ' '"),
+        (["demo", "--model", ""], "--model: must not be empty, got ''"),
+        (["demo", "--output", ""], "--output: must not be empty, got ''"),
+        (["demo", "--cache-dir", ""], "--cache-dir: must not be empty, got ''"),
         (["generate", "--model", "m", "--prompt", "x", "--greedy", "--top-p", "0.9"],
          "--greedy must stand without --temperature and --top-p"),
         (["generate", "--model", "m", "--prompt", "x", "--trace", "no-such-folder/t.html"],
@@ -206,7 +216,7 @@ def test_greedy_text_does_not_depend_on_the_seed(
 ) -> None:
     capsys.readouterr()
     first, said = generated(capsys, heads, "--greedy", "--seed", "1")
-    assert "mean kept 1.0 tokens" in said
+    assert "mean kept 1.0 of 11 tokens, left after top-p" in said
     assert generated(capsys, heads, "--greedy", "--seed", "2")[0] == first
 
 
@@ -265,8 +275,109 @@ def test_a_damaged_checkpoint_is_refused(
 def test_a_folder_that_is_no_checkpoint_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refusal(capsys, "generate", "--model", str(tmp_path), "--prompt", "x", loads=True)
-    refusal(capsys, "init", str(tmp_path), "--output", str(tmp_path / "o"), loads=True)
+    complaint = f"{tmp_path} holds no model (no config.json)"
+    assert complaint in refusal(capsys, "generate", "--model", str(tmp_path), "--prompt", "x")
+    assert complaint in refusal(capsys, "init", str(tmp_path), "--output", str(tmp_path / "o"))
+    assert complaint in refusal(capsys, "demo", "--model", str(tmp_path))
+
+
+def test_a_base_model_and_a_checkpoint_are_not_mistaken_for_each_other(
+    base: Path, heads: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    said = refusal(capsys, "generate", "--model", str(base), "--prompt", "x")
+    assert "holds a base model without heads; put heads on it with: autodeco init " in said
+    output = str(tmp_path / "o")
+    for command in (["init", str(heads)], ["demo", "--model", str(heads)]):
+        said = refusal(capsys, *command, "--output", output)
+        assert f"{heads} is an AutoDeco checkpoint already; give its base model" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_model_that_no_hub_has_is_refused_in_one_sentence(
+    own: bool,
+    heads: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    missing = "no-such-owner/no-such-model"
+    command = ["init", missing, "--output", str(tmp_path / "o")]
+    if not own:  # heads that are here, on a base that is not
+        moved = tmp_path / "moved"
+        shutil.copytree(heads, moved)
+        config = json.loads((moved / "config.json").read_text())
+        config["base_model_name_or_path"] = missing
+        (moved / "config.json").write_text(json.dumps(config))
+        command = ["generate", "--model", str(moved), "--prompt", "x"]
+    capsys.readouterr()
+    said = refusal(capsys, *command, loads=True)
+    assert f"'{missing}' is not a local folder, not in the local cache, and the hub" in said
+
+
+def test_an_output_that_cannot_be_a_folder_is_refused(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for output in (file, file / "below" / "it"):
+        complaint = f"--output must be a folder, got the file {file}"
+        assert complaint in refusal(capsys, "demo", "--output", str(output))
+        assert complaint in refusal(capsys, "init", str(base), "--output", str(output))
+
+
+def test_a_trace_cannot_be_a_folder(
+    heads: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    command = ["generate", "--model", str(heads), "--prompt", "x", "--trace", str(tmp_path)]
+    assert f"--trace must be a file, got the folder {tmp_path}" in refusal(capsys, *command)
+
+
+def test_a_prompt_file_that_is_not_text_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "prompt.bin"
+    path.write_bytes(b"\xff\xfe\x00")
+    said = refusal(capsys, "generate", "--model", "m", "--prompt-file", str(path))
+    assert f"--prompt-file must be UTF-8 text, got {path}" in said
+
+
+def test_generate_uses_as_many_threads_as_told(
+    heads: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    generated(capsys, heads, "--seed", "1", "--threads", "3")
+    assert told == [3]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no umask")
+def test_a_checkpoint_is_as_readable_as_any_new_file(heads: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    new.write_text("")
+    assert {file.stat().st_mode for file in heads.iterdir()} == {new.stat().st_mode}
+
+
+def test_a_printed_command_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "venv" / "bin" / "autodeco"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert to_type(["demo", "--output", "a b"]) == "venv/bin/autodeco demo --output 'a b'"
+    monkeypatch.chdir(program.parent)
+    assert to_type(["demo"]) == "./autodeco demo"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert to_type(["demo"]) == "autodeco demo"
+    monkeypatch.setattr(sys, "argv", [autodeco_ext.__path__[0] + "/__main__.py"])
+    assert to_type(["demo"]).endswith(" -m autodeco_ext demo")
 
 
 def test_the_module_runs_as_a_program() -> None:

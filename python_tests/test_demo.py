@@ -76,7 +76,9 @@ def test_the_last_line_says_how_to_use_the_heads(
     finished: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, said = finished
-    last = said.splitlines()[-1]
+    page, last = said.splitlines()[-2:]
+    assert page == f"Open in a browser: {folder / 'first' / 'demo.html'}"
+    assert last.startswith("Try the heads: autodeco ")
     heads = folder / "first" / "heads"
     assert f"autodeco generate --model {heads} --prompt" in last
     assert main(["generate", "--model", str(heads), "--prompt", "How many", "--seed", "1"]) == 0
@@ -128,7 +130,7 @@ def test_nothing_right_is_told_and_nothing_is_written(
     assert run_demo(tmp_path, "none") == 2
     captured = capsys.readouterr()
     assert "so there is nothing to train on" in captured.err.splitlines()[-1]
-    assert list((tmp_path / "none").iterdir()) == []
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_bad_line_in_the_data_is_named(
@@ -201,6 +203,42 @@ def test_a_failed_download_ends_the_demo_with_code_2(
     output = tmp_path / "out"
     assert main(["demo", "--cache-dir", str(tmp_path / "c"), "--output", str(output)]) == 2
     assert "no network" in capsys.readouterr().err.splitlines()[-1]
+    assert not output.exists()
+
+
+def test_missing_packages_are_told_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, calls = pip_that_finds({})
+    monkeypatch.setattr(demo_files.subprocess, "run", run)
+    monkeypatch.setattr(demo_files.importlib.util, "find_spec", lambda name: None)
+    assert main(["demo", "--cache-dir", str(tmp_path / "c"), "--output", str(tmp_path / "o")]) == 2
+    assert "needs accelerate and gguf: type `pip install '.[demo]'`" in capsys.readouterr().err
+    assert calls == [] and list(tmp_path.iterdir()) == []
+
+
+def test_the_time_is_told_for_the_default_sizes_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo_files.subprocess, "run", pip_that_fails("ERROR: no network"))
+    monkeypatch.setattr(demo_files.importlib.util, "find_spec", lambda name: name)
+    command = ["demo", "--cache-dir", str(tmp_path / "c"), "--output", str(tmp_path / "o")]
+    for more, told in (([], True), (["--samples", "2"], False)):
+        assert main([*command, *more]) == 2
+        assert ("about five minutes on two idle cores" in capsys.readouterr().err) == told
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_problems_are_refused_with_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int
+) -> None:
+    save_base(tmp_path / "base")
+    path = tmp_path / "problems.jsonl"
+    path.write_text('{"question": "How many?", "answer": 1}\n' * 2 * count)
+    assert run_demo(tmp_path, "o") == 2
+    complaint = f"{path} must hold at least two different problems, got {count}"
+    assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
 
 
 def test_the_cache_folder_can_be_named_by_the_environment(

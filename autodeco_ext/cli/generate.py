@@ -6,12 +6,20 @@ import argparse
 import random
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-from autodeco_ext.cli.arguments import existing_file, positive_int, seed, share, temperature
+from autodeco_ext.cli.arguments import (
+    check_output_file,
+    existing_file,
+    nonempty,
+    path,
+    positive_int,
+    seed,
+    share,
+    temperature,
+)
 from autodeco_ext.cli.errors import UserError, told_to_the_user
-from autodeco_ext.cli.loading import check_reachable, load_checkpoint
+from autodeco_ext.cli.loading import check_checkpoint, load_checkpoint
 from autodeco_ext.cli.progress import say, step
 
 SUMMARY = "prompt in, text out"
@@ -30,7 +38,12 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", required=True, help="AutoDeco checkpoint: a folder, or a hub repository")
+    add(
+        "--model",
+        type=nonempty,
+        required=True,
+        help="AutoDeco checkpoint: a folder, or a hub repository",
+    )
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("--prompt", help="the prompt")
     prompt.add_argument("--prompt-file", type=existing_file, help="a file with the prompt (UTF-8)")
@@ -42,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--temperature", type=temperature, help="use this temperature, not the predicted one")
     add("--top-p", type=share, help="use this top-p, not the predicted one")
+    add("--threads", type=positive_int, help="CPU threads (default: torch's choice)")
     add("--greedy", action="store_true", help="always take the most likely token")
     add(
         "--chat",
@@ -51,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--trace",
-        type=Path,
+        type=path,
         metavar="FILE.html",
         help="write a page that shows temperature and top-p of every token",
     )
@@ -61,13 +75,14 @@ def run(arguments: argparse.Namespace) -> int:
     prompt = _prompt(arguments)
     if arguments.greedy and (arguments.temperature is not None or arguments.top_p is not None):
         raise UserError("--greedy must stand without --temperature and --top-p, got both")
-    if arguments.trace is not None and not arguments.trace.parent.is_dir():
-        raise UserError(f"--trace must be in an existing folder, got {arguments.trace}")
-
-    check_reachable(arguments.model, "model")
+    if arguments.trace is not None:
+        check_output_file("--trace", arguments.trace)
+    check_checkpoint(arguments.model)
     with step("loading the model"):
         import torch
 
+        if arguments.threads is not None:
+            torch.set_num_threads(arguments.threads)
         model, tokenizer = load_checkpoint(arguments.model)
     inputs = _encode(tokenizer, prompt, arguments.chat)
     chosen_seed = (
@@ -97,12 +112,14 @@ def run(arguments: argparse.Namespace) -> int:
     seconds = time.perf_counter() - started
     summary = output.trace.summary()
     count, speed = summary["tokens"], summary["tokens"] / seconds
+    vocabulary = model.config.get_text_config().vocab_size
+    kept = f"{summary['mean_kept']:.1f} of {vocabulary:,} tokens, left after top-p"
     facts = [
         ("model", arguments.model),
         ("length", f"{count} tokens in {seconds:.1f} s, {speed:.1f} a second"),
         ("mean temperature", _mean(summary, "temperature", options)),
         ("mean top-p", _mean(summary, "top_p", options)),
-        ("mean kept", f"{summary['mean_kept']:.1f} tokens"),
+        ("mean kept", kept),
         ("seed", str(chosen_seed)),
     ]
     spoken = [facts[1][1], *(f"{name} {value}" for name, value in facts[2:])]
@@ -111,7 +128,12 @@ def run(arguments: argparse.Namespace) -> int:
         from autodeco_ext.report.trace_page import trace_page
 
         with told_to_the_user(OSError):
-            text = trace_page(prompt, output.trace.to_records(tokenizer)[0], facts)
+            text = trace_page(
+                prompt,
+                output.trace.to_records(tokenizer)[0],
+                facts,
+                special_ids=tokenizer.all_special_ids,
+            )
             arguments.trace.write_text(text, encoding="utf-8")
         say(f"trace: {arguments.trace}")
     return 0
@@ -121,8 +143,13 @@ def _prompt(arguments: argparse.Namespace) -> str:
     if arguments.prompt is not None:
         prompt, origin = arguments.prompt, "--prompt"
     else:
-        with told_to_the_user(OSError, UnicodeDecodeError):
-            prompt, origin = arguments.prompt_file.read_text(encoding="utf-8"), "--prompt-file"
+        file, origin = arguments.prompt_file, "--prompt-file"
+        try:
+            prompt = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{origin} must be UTF-8 text, got {file}") from error
+        except OSError as error:
+            raise UserError(f"{origin} must be readable, got {file}") from error
     if not prompt.strip():
         raise UserError(f"{origin} must not be empty, got {prompt!r}")
     return prompt

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from autodeco_ext.cli.arguments import positive_int, seed
+from autodeco_ext.cli.arguments import check_output_folder, nonempty, path, positive_int, seed
 from autodeco_ext.cli.errors import UserError, told_to_the_user
-from autodeco_ext.cli.loading import check_reachable, load_base
+from autodeco_ext.cli.loading import check_base_model, load_base
 from autodeco_ext.cli.progress import step
 
 SUMMARY = "put new, untrained heads on a base model"
 DESCRIPTION = """\
 Write a checkpoint with new, untrained heads for a base model. It holds the heads only; the base
-model is loaded from where it is now. Untrained heads predict a temperature near 1 and a top-p near
-0.5 for every token: train them before you judge what they generate.
+model is loaded from where it is now. Untrained heads predict temperatures around 1 and top-p
+around 0.5, different for every token: train them before you judge what they generate.
 """
 EXAMPLES = """\
 examples:
@@ -24,8 +23,10 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("base", help="base model: a folder, or a hub repository (owner/name)")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
+    parser.add_argument(
+        "base", type=nonempty, help="base model: a folder, or a hub repository (owner/name)"
+    )
+    parser.add_argument("--output", type=path, required=True, help="folder for the checkpoint")
     parser.add_argument(
         "--hidden-size",
         type=positive_int,
@@ -42,11 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     output = arguments.output
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output must be a folder, got the file {output}")
+    check_output_folder(output)
     if output.is_dir() and any(output.iterdir()) and not arguments.force:
         raise UserError(f"--output must be a new or empty folder (or add --force), got {output}")
-    check_reachable(arguments.base, "base model")
+    check_base_model(arguments.base)
     with step("loading the base model"):
         import torch
 

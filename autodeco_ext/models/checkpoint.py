@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 LOADER = "autodeco_ext.AutoDecoModelForCausalLM.from_pretrained"
 BASE_PREFIX = "llm."
@@ -167,9 +167,13 @@ def write_head_tensors(folder: Path, tensors: Mapping[str, torch.Tensor]) -> Pat
                 "autodeco_ext.AutoDecoModelForCausalLM.save_pretrained: the folder must not be that"
                 f" of another model, got {target} with {names[0]} and {len(names) - 1} more"
             )
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        target,
-        metadata={"format": "pt"},
-    )
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Not save_file, which makes files that only their owner can read. Renamed into place: tensors
+    # read from an earlier version of the file may still be mapped from it.
+    filling = target.with_name(f".{HEADS_FILE}.{os.getpid()}")
+    try:
+        filling.write_bytes(save(plain, metadata={"format": "pt"}))
+        filling.replace(target)
+    finally:
+        filling.unlink(missing_ok=True)
     return target

@@ -126,12 +126,13 @@ def _chart(measure: str, pairs: Sequence[tuple[StrategyResult, Estimate]], highe
 
 def _texts(experiment: Experiment, tokenizer: Any) -> str:
     shown = [group[0] for group in experiment.ours.by_problem[:SHOWN_ANSWERS]]
+    special_ids = tokenizer.all_special_ids
     parts = []
     for answer in shown:
         said = '<span class="right">right</span>' if answer.correct else "wrong"
         parts.append(
             f'<div class="answer"><div>{escape(answer.problem.question)}</div>'
-            f'<p class="text">{token_spans(answer.records(tokenizer))}</p>'
+            f'<p class="text">{token_spans(answer.records(tokenizer), special_ids)}</p>'
             f'<div class="meta">{said}, expected {answer.problem.answer:g}</div></div>'
         )
     return (
@@ -189,7 +190,7 @@ def _method(experiment: Experiment, facts: DemoFacts) -> str:
     return (
         f"<h2>Method</h2>{definitions(pairs.items())}"
         f"<h2>Do it again</h2><pre>{escape(facts.command)}</pre>"
-        f"<p>The heads are on disk:</p><pre>{escape(facts.use)}</pre>"
+        f"<p>The heads are on disk. Try them:</p><pre>{escape(facts.use)}</pre>"
     )
 
 

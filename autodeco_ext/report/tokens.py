@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from autodeco_ext.report.page import escape
@@ -119,15 +119,23 @@ def top_p_class(top_p: float) -> str:
     return f"u{max(1, min(_TOP_P_STEPS, round(_TOP_P_STEPS * share)))}"
 
 
-def token_spans(records: Sequence[Mapping[str, Any]]) -> str:
-    """HTML of the tokens of one sequence, from DecodingTrace.to_records(tokenizer)."""
-    return "".join(_span(record) for record in records if record["text"])
+def token_spans(records: Sequence[Mapping[str, Any]], special_ids: Collection[int] = ()) -> str:
+    """HTML of the tokens of one sequence, from DecodingTrace.to_records(tokenizer).
+
+    special_ids: the tokenizer's special tokens; grey, for they are no part of the text.
+    """
+    special = frozenset(special_ids)
+    return "".join(
+        _span(record, record["token_id"] in special) for record in records if record["text"]
+    )
 
 
-def _span(record: Mapping[str, Any]) -> str:
+def _span(record: Mapping[str, Any], special: bool) -> str:
     classes = f"{temperature_class(record['temperature'])} {top_p_class(record['top_p'])}".strip()
+    text = _visible(record["text"])
+    text = f"<i>{text}</i>" if special else text
     attribute = f' class="{classes}"' if classes else ""
-    return f'<b{attribute} title="{escape(_tip(record))}">{_visible(record["text"])}</b>'
+    return f'<b{attribute} title="{escape(_tip(record))}">{text}</b>'
 
 
 def _tip(record: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from autodeco_ext.report.page import definitions, escape, page
@@ -10,7 +10,11 @@ from autodeco_ext.report.tokens import TOKEN_SCRIPT, TOKEN_STYLE, legend, token_
 
 
 def trace_page(
-    prompt: str, records: Sequence[Mapping[str, Any]], facts: Sequence[tuple[str, str]]
+    prompt: str,
+    records: Sequence[Mapping[str, Any]],
+    facts: Sequence[tuple[str, str]],
+    *,
+    special_ids: Collection[int] = (),
 ) -> str:
     """HTML of one generated text.
 
@@ -18,11 +22,12 @@ def trace_page(
         prompt: what the person typed.
         records: DecodingTrace.to_records(tokenizer) of the sequence.
         facts: names and values to list below the text.
+        special_ids: the tokenizer's special tokens, shown in grey.
     """
     body = (
         "<h1>Generated text, token by token</h1>"
         f"<h2>Prompt</h2><pre>{escape(prompt)}</pre>"
-        f'<h2>Text</h2>{legend()}<p class="text">{token_spans(records)}</p>'
+        f'<h2>Text</h2>{legend()}<p class="text">{token_spans(records, special_ids)}</p>'
         f"<h2>Numbers</h2>{definitions(facts)}"
     )
     return page("AutoDeco: generated text", body, styles=[TOKEN_STYLE], script=TOKEN_SCRIPT)
