@@ -38,10 +38,8 @@ def main(log: Path) -> int:
             stack, stores, loads = map(int, spills.groups())
         elif (registers := REGISTERS.search(line)) and symbol:
             shared = SHARED.search(line)
-            rows.append(
-                (arch, readable(symbol), int(registers[1]), stack, stores + loads)
-                + (int(shared[1]) if shared else 0,)
-            )
+            static = int(shared[1]) if shared else 0
+            rows.append((arch, readable(symbol), int(registers[1]), stack, stores + loads, static))
             symbol = ""
     print(f"{'arch':8} {'kernel<element, blocks a row>':40} registers stack spilled static_smem")
     for arch, name, registers, stack, spilled, shared in sorted(rows):
