@@ -13,6 +13,11 @@ namespace autodeco::gpu {
 
 using std::uint16_t;
 
+// Where a barrier stands in the source. Only the emulation wants to know.
+struct Location {
+  __device__ static constexpr Location current() { return {}; }
+};
+
 struct Words4 {
   uint32_t word[4];
 };
@@ -29,7 +34,7 @@ __device__ __forceinline__ char* shared_memory() {
   return bytes;
 }
 
-__device__ __forceinline__ void block_barrier() { __syncthreads(); }
+__device__ __forceinline__ void block_barrier(Location = {}) { __syncthreads(); }
 __device__ __forceinline__ void warp_barrier() { __syncwarp(); }
 
 #if __CUDA_ARCH__ >= 900
@@ -39,7 +44,7 @@ __device__ __forceinline__ unsigned cluster_rank() {
   return rank;
 }
 
-__device__ __forceinline__ void cluster_barrier() {
+__device__ __forceinline__ void cluster_barrier(Location = {}) {
   // Not `.aligned`: nothing promises that a warp has reconverged after a divergent branch.
   asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
 }
@@ -54,7 +59,7 @@ __device__ __forceinline__ T* cluster_peer(T* local, unsigned rank) {
 #else
 // There are no clusters before sm_90: the launcher uses one block a row there.
 __device__ __forceinline__ unsigned cluster_rank() { return 0; }
-__device__ __forceinline__ void cluster_barrier() { __syncthreads(); }
+__device__ __forceinline__ void cluster_barrier(Location = {}) { __syncthreads(); }
 template <typename T>
 __device__ __forceinline__ T* cluster_peer(T* local, unsigned) {
   return local;

@@ -146,11 +146,12 @@ struct Team {
 
   __device__ __forceinline__ bool leads() const { return kCluster == 1 || rank == 0; }
 
-  __device__ __forceinline__ static void barrier() {
+  __device__ __forceinline__ static void barrier(
+      gpu::Location location = gpu::Location::current()) {
     if constexpr (kCluster > 1) {
-      gpu::cluster_barrier();
+      gpu::cluster_barrier(location);
     } else {
-      gpu::block_barrier();
+      gpu::block_barrier(location);
     }
   }
 
