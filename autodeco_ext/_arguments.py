@@ -12,6 +12,11 @@ from typing import Any
 
 import torch
 
+from autodeco_ext._load import build_info
+
+CUDA_BUILT: bool = build_info()["cuda_built"]
+CUDA_DECISION: str = build_info()["cuda_decision"]
+
 _FLOAT32_MAX = torch.finfo(torch.float32).max
 # Values from here to 0 become -0.0 in float32, which is the greedy temperature.
 _ROUNDS_TO_ZERO = -(2.0**-150)
@@ -47,11 +52,15 @@ def require_tensor(op: str, name: str, value: object) -> None:
 
 
 def require_supported_device(op: str, logits: torch.Tensor) -> None:
-    if logits.device.type not in ("cpu", "meta"):
+    device = logits.device.type
+    if device in ("cpu", "meta") or (device == "cuda" and CUDA_BUILT):
+        return
+    if device == "cuda":
         raise ValueError(
-            f"autodeco_ext.{op}: logits must be on the CPU in this version (its CUDA kernels are "
-            f"not written yet), got {logits.device}"
+            f"autodeco_ext.{op}: logits must be on the CPU in this build (its CUDA half is "
+            f"{CUDA_DECISION}), got {logits.device}"
         )
+    raise ValueError(f"autodeco_ext.{op}: logits must be on the CPU or CUDA, got {logits.device}")
 
 
 def require_no_grad(op: str, tensor: torch.Tensor, name: str = "logits") -> None:
@@ -136,9 +145,12 @@ def sample_count(op: str, num_samples: object) -> int | None:
     return count
 
 
-def checks_rows(op: str, check: object) -> bool:
-    if check is None or isinstance(check, bool):
-        return check is not False
+def checks_rows(op: str, check: object, logits: torch.Tensor) -> bool:
+    """None is True on the CPU; on CUDA, where looking stalls the device, False."""
+    if check is None:
+        return logits.device.type != "cuda"
+    if isinstance(check, bool):
+        return check
     raise TypeError(f"autodeco_ext.{op}: check must be a bool or None, got {check!r}")
 
 

@@ -67,7 +67,8 @@ def sample(
             random counter, so the first is the one that a single draw gives.
         return_info: return a `SampleOutput` instead of the tokens.
         check: raise on invalid rows (NaN or +inf logits, no finite logit, invalid parameter). None
-            is True on the CPU; False gives them token -1.
+            is True on the CPU and, because looking stalls the device, False on CUDA; False gives
+            them token -1.
 
     Every parameter is a scalar or a tensor that broadcasts to `logits.shape[:-1]`.
 
@@ -94,7 +95,7 @@ def sample(
         *filter_parameters("sample", logits, temperature, top_p, top_k, min_p, valid_vocab),
         *seed_parameters("sample", logits, seed, offset, generator),
         sample_count("sample", num_samples),
-        checks_rows("sample", check),
+        checks_rows("sample", check, logits),
     )
     if return_info:
         return SampleOutput(*call(_ops.sample_with_info, *arguments))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import autodeco_ext
+from autodeco_ext import _arguments
 
 INF = float("inf")
 NAN = float("nan")
@@ -281,3 +283,34 @@ def test_a_nan_temperature_is_called_nan() -> None:
 def test_out_of_range_scalars_are_refused_for_zero_rows_too() -> None:
     with pytest.raises(ValueError, match="temperature must be finite"):
         autodeco_ext.sample(torch.zeros(0, 4), -1.0)
+
+
+@pytest.mark.parametrize(
+    ("device", "built", "text"),
+    [
+        (
+            "cuda:1",
+            False,
+            "logits must be on the CPU in this build (its CUDA half is off: no nvcc)",
+        ),
+        ("xpu:0", True, "logits must be on the CPU or CUDA, got xpu:0"),
+    ],
+)
+def test_a_device_without_kernels_gets_a_sentence(
+    device: str, built: bool, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_arguments, "CUDA_BUILT", built)
+    monkeypatch.setattr(_arguments, "CUDA_DECISION", "off: no nvcc")
+    logits = SimpleNamespace(device=torch.device(device))
+    with pytest.raises(ValueError, match=re.escape(text)):
+        _arguments.require_supported_device("sample", logits)
+
+
+def test_rows_are_not_looked_at_on_cuda_unless_asked() -> None:
+    on_cuda = SimpleNamespace(device=torch.device("cuda:0"))
+    assert [_arguments.checks_rows("sample", check, on_cuda) for check in (None, True, False)] == [
+        False,
+        True,
+        False,
+    ]
+    assert _arguments.checks_rows("sample", None, LOGITS)

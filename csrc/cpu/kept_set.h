@@ -154,18 +154,6 @@ void apply_min_p(const Row<Element>& row, const RowScan& scan, const Scaling& sc
   });
 }
 
-inline RowStatus filter_status(const FilterParameters& filters, int64_t row) {
-  const RowStatus status = temperature_status(value_at(filters.temperature, row));
-  if (status != RowStatus::kValid) return status;
-  if (value_at(filters.top_k, row) < 0) return RowStatus::kTopKNegative;
-  if (value_at(filters.valid_vocab, row) < 1) return RowStatus::kValidVocabBelowOne;
-  const float top_p = value_at(filters.top_p, row);
-  if (top_p != top_p) return RowStatus::kTopPNaN;
-  const float min_p = value_at(filters.min_p, row);
-  if (min_p != min_p) return RowStatus::kMinPNaN;
-  return RowStatus::kValid;
-}
-
 // The tokens that top_k, top_p and min_p leave, in that order. The row must be valid.
 template <typename Element>
 KeptSet find_kept_set(const Row<Element>& row, const RowScan& scan, const FilterParameters& filters,

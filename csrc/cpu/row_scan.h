@@ -2,6 +2,7 @@
 #pragma once
 
 #include "autodeco/filters.h"
+#include "autodeco/fixed_mass.h"
 #include "autodeco/row_status.h"
 #include "block.h"
 #include "exp_log.h"
@@ -77,12 +78,6 @@ RowScan scan_row(const Row<Element>& row) {
   return scan;
 }
 
-inline RowStatus temperature_status(float temperature) {
-  // Written so that NaN fails.
-  return temperature >= 0.0f && temperature <= kLargestFloat ? RowStatus::kValid
-                                                             : RowStatus::kTemperatureInvalid;
-}
-
 // z = (l - max) / T without overflow of l - max: rows of huge logits are first multiplied by 1/4.
 struct Scaling {
   float factor;
@@ -100,16 +95,6 @@ struct Scaling {
 
   float operator()(float logit) const { return (logit * factor - max) / temperature; }
 };
-
-// Masses are integers in units of 1 / (2^44 - 1) of the largest weight: their sums are exact, and
-// independent of order, threads and batch. One less than 2^44, so that 2^20 equal tokens fit u64.
-constexpr double kMassScale = 0x1p44 - 1.0;
-
-inline uint64_t fixed_mass(float weight) {
-  // Adding 2^52 rounds to nearest and leaves the integer in the mantissa.
-  const double shifted = static_cast<double>(weight) * kMassScale + 0x1p52;
-  return std::bit_cast<uint64_t>(shifted) - std::bit_cast<uint64_t>(0x1p52);
-}
 
 inline void masses_of(const Block& block, const Scaling& scaling, uint64_t* masses) {
   alignas(64) float weights[kBlock];
@@ -136,12 +121,6 @@ uint64_t total_mass(const Row<Element>& row, const Scaling& scaling) {
     return true;
   });
   return total;
-}
-
-// Columns of one row that exist.
-inline int64_t existing_columns(int64_t vocab, int64_t valid_vocab) {
-  if (valid_vocab >= vocab) return vocab;
-  return valid_vocab > 0 ? valid_vocab : 0;
 }
 
 }  // namespace

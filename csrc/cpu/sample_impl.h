@@ -139,6 +139,7 @@ void sample_row(const SampleArguments& arguments, int64_t row_index, const Row<E
     status = scan.status;
   }
   arguments.status[row_index] = status;
+  if (arguments.valid != nullptr) arguments.valid[row_index] = status == RowStatus::kValid;
   if (status != RowStatus::kValid) {
     write_invalid(arguments, row_index);
     return;

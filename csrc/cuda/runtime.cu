@@ -17,4 +17,10 @@ RuntimeInfo runtime_info() {
   return info;
 }
 
+const char* error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
+
+int read_value(const void* device_address, void* host_address, size_t bytes) {
+  return cudaMemcpy(host_address, device_address, bytes, cudaMemcpyDeviceToHost);
+}
+
 }  // namespace autodeco::cuda

@@ -1,6 +1,8 @@
 // What the CUDA half of a build can say about itself. Host code only; needs no CUDA header.
 #pragma once
 
+#include <cstddef>
+
 namespace autodeco::cuda {
 
 struct RuntimeInfo {
@@ -11,5 +13,14 @@ struct RuntimeInfo {
 };
 
 RuntimeInfo runtime_info();
+
+// What a launcher returns in a build without CUDA; no cudaError_t has this value.
+constexpr int kNotBuilt = -1;
+
+// Why a launcher did not return 0.
+const char* error_text(int error);
+
+// Waits for the device and copies one value from it. Returns 0 or a cudaError_t.
+int read_value(const void* device_address, void* host_address, size_t bytes);
 
 }  // namespace autodeco::cuda

@@ -1,7 +1,8 @@
 #include "autodeco/distribution_stats.h"
 
 #include "../cpu/isa.h"
-#include "checks.h"
+#include "../cuda/distribution_stats.h"
+#include "device.h"
 
 namespace autodeco::ops {
 namespace {
@@ -22,15 +23,16 @@ Tensor distribution_stats(const Tensor& logits, const std::optional<Tensor>& tem
   Tensor output = torch::stable::empty({shape.data(), shape.size()}, ScalarType::Float,
                                        std::nullopt, logits.device());
   arguments.output = output.mutable_data_ptr<float>();
-  std::vector<RowStatus> status(static_cast<size_t>(num_rows));
+  const RowStatuses status(logits, num_rows);
   arguments.status = status.data();
 
-  const cpu::KernelTable& kernels = cpu::active_kernels();
-  for_rows(arguments.layout,
-           [&](int64_t begin, int64_t end) { kernels.distribution_stats(arguments, begin, end); });
+  if (is_on_cuda(logits)) require_countable_vocab(kOp, arguments.layout);
+  run_rows<&cuda::launch_distribution_stats>(kOp, logits, arguments,
+                                             cpu::active_kernels().distribution_stats);
   FilterParameters filters;
   filters.temperature = arguments.temperature;
-  require_valid_rows(kOp, status, filters);
+  // On CUDA looking would stall the device: the statistics of invalid rows are NaN there.
+  if (!is_on_cuda(logits)) status.require_valid(kOp, filters);
   return output;
 }
 
@@ -38,5 +40,9 @@ Tensor distribution_stats(const Tensor& logits, const std::optional<Tensor>& tem
 }  // namespace autodeco::ops
 
 STABLE_TORCH_LIBRARY_IMPL(autodeco_ext, CPU, library) {
+  library.impl("distribution_stats", TORCH_BOX(&autodeco::ops::distribution_stats));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(autodeco_ext, CUDA, library) {
   library.impl("distribution_stats", TORCH_BOX(&autodeco::ops::distribution_stats));
 }

@@ -1,7 +1,8 @@
 #include "autodeco/filter_logits.h"
 
 #include "../cpu/isa.h"
-#include "checks.h"
+#include "../cuda/filter_logits.h"
+#include "device.h"
 
 namespace autodeco::ops {
 namespace {
@@ -69,18 +70,22 @@ void filter_logits_out(const Tensor& logits, const std::optional<Tensor>& temper
   arguments.filters =
       filter_parameters(kOp, logits, num_rows, temperature, temperature_value, top_p, top_p_value,
                         top_k, top_k_value, min_p, min_p_value, valid_vocab, valid_vocab_value);
-  std::vector<RowStatus> status(static_cast<size_t>(num_rows));
+  const RowStatuses status(logits, num_rows);
   arguments.status = status.data();
 
-  const cpu::KernelTable& kernels = cpu::active_kernels();
-  for_rows(arguments.layout,
-           [&](int64_t begin, int64_t end) { kernels.filter_logits(arguments, begin, end); });
-  require_valid_rows(kOp, status, arguments.filters);
+  run_rows<&cuda::launch_filter_logits>(kOp, logits, arguments,
+                                        cpu::active_kernels().filter_logits);
+  // On CUDA looking would stall the device: invalid rows are all filter_value there.
+  if (!is_on_cuda(logits)) status.require_valid(kOp, arguments.filters);
 }
 
 }  // namespace
 }  // namespace autodeco::ops
 
 STABLE_TORCH_LIBRARY_IMPL(autodeco_ext, CPU, library) {
+  library.impl("filter_logits_out", TORCH_BOX(&autodeco::ops::filter_logits_out));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(autodeco_ext, CUDA, library) {
   library.impl("filter_logits_out", TORCH_BOX(&autodeco::ops::filter_logits_out));
 }

@@ -4,7 +4,8 @@
 #include <tuple>
 
 #include "../cpu/isa.h"
-#include "checks.h"
+#include "../cuda/sample.h"
+#include "device.h"
 
 namespace autodeco::ops {
 namespace {
@@ -49,13 +50,11 @@ std::conditional_t<kWithInfo, TokensAndInfo, Tensor> sample(
   if (num_samples.has_value()) per_sample.push_back(arguments.num_samples);
   const Tensor tokens = empty_rows(logits, per_sample, ScalarType::Long);
   arguments.tokens = tokens.mutable_data_ptr<int64_t>();
-  std::vector<RowStatus> status(static_cast<size_t>(num_rows));
+  const RowStatuses status(logits, num_rows);
   arguments.status = status.data();
   const auto launch = [&]() {
-    const cpu::KernelTable& kernels = cpu::active_kernels();
-    for_rows(arguments.layout,
-             [&](int64_t begin, int64_t end) { kernels.sample(arguments, begin, end); });
-    if (check) require_valid_rows(kOp, status, arguments.filters);
+    run_rows<&cuda::launch_sample>(kOp, logits, arguments, cpu::active_kernels().sample);
+    if (check) status.require_valid(kOp, arguments.filters);
   };
 
   if constexpr (kWithInfo) {
@@ -68,11 +67,8 @@ std::conditional_t<kWithInfo, TokensAndInfo, Tensor> sample(
     arguments.raw_logprobs = raw_logprobs.mutable_data_ptr<float>();
     arguments.kept = kept.mutable_data_ptr<int64_t>();
     arguments.log_kept_mass = log_kept_mass.mutable_data_ptr<float>();
+    arguments.valid = valid.mutable_data_ptr<bool>();
     launch();
-    bool* valid_rows = valid.mutable_data_ptr<bool>();
-    for (size_t row = 0; row < status.size(); ++row) {
-      valid_rows[row] = status[row] == RowStatus::kValid;
-    }
     return {tokens, logprobs, raw_logprobs, kept, log_kept_mass, valid};
   } else {
     launch();
@@ -84,6 +80,11 @@ std::conditional_t<kWithInfo, TokensAndInfo, Tensor> sample(
 }  // namespace autodeco::ops
 
 STABLE_TORCH_LIBRARY_IMPL(autodeco_ext, CPU, library) {
+  library.impl("sample", TORCH_BOX(&autodeco::ops::sample<false>));
+  library.impl("sample_with_info", TORCH_BOX(&autodeco::ops::sample<true>));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(autodeco_ext, CUDA, library) {
   library.impl("sample", TORCH_BOX(&autodeco::ops::sample<false>));
   library.impl("sample_with_info", TORCH_BOX(&autodeco::ops::sample<true>));
 }

@@ -17,7 +17,7 @@ struct PhiloxBlock {
   uint32_t word[4];
 };
 
-static inline PhiloxBlock philox4x32_10(PhiloxBlock counter, uint32_t key0, uint32_t key1) {
+static constexpr PhiloxBlock philox4x32_10(PhiloxBlock counter, uint32_t key0, uint32_t key1) {
   constexpr uint64_t kMultiplier0 = 0xD2511F53u;
   constexpr uint64_t kMultiplier1 = 0xCD9E8D57u;
   constexpr uint32_t kWeyl0 = 0x9E3779B9u;
@@ -37,8 +37,8 @@ static inline PhiloxBlock philox4x32_10(PhiloxBlock counter, uint32_t key0, uint
 
 // The 53-bit integer n of the uniform number u = n * 2^-53 in [0, 1). Kernels work with the integer
 // so that comparing u with fixed-point masses is exact. `sample_index` is 0 for a single draw.
-static inline uint64_t philox_uniform53(uint64_t seed, uint64_t offset, RandomStream stream,
-                                        uint32_t sample_index) {
+static constexpr uint64_t philox_uniform53(uint64_t seed, uint64_t offset, RandomStream stream,
+                                           uint32_t sample_index) {
   const PhiloxBlock counter = {{static_cast<uint32_t>(offset), static_cast<uint32_t>(offset >> 32),
                                 static_cast<uint32_t>(stream), sample_index}};
   const PhiloxBlock random =

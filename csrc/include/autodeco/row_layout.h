@@ -18,7 +18,7 @@ struct RowLayout {
 };
 
 // Offset of a row's first element, in elements. `static`: see order.h.
-static inline int64_t row_offset(const RowLayout& layout, int64_t row) {
+static constexpr int64_t row_offset(const RowLayout& layout, int64_t row) {
   int64_t result = 0;
   for (int dim = layout.num_dims - 1; dim > 0; --dim) {
     result += (row % layout.sizes[dim]) * layout.strides[dim];

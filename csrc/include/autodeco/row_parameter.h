@@ -13,7 +13,7 @@ struct RowParameter {
 
 // The parameter of one row. `static`: see order.h.
 template <typename T>
-static inline T value_at(const RowParameter<T>& parameter, int64_t row) {
+static constexpr T value_at(const RowParameter<T>& parameter, int64_t row) {
   return parameter.per_row != nullptr ? parameter.per_row[row] : parameter.value;
 }
 

@@ -30,6 +30,7 @@ struct SampleArguments {
   float* raw_logprobs = nullptr;   // [rows, num_samples], under softmax at temperature 1
   int64_t* kept = nullptr;         // [rows]
   float* log_kept_mass = nullptr;  // [rows]
+  bool* valid = nullptr;           // [rows]
 };
 
 }  // namespace autodeco

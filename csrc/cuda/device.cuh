@@ -1,0 +1,70 @@
+// What every launcher of a row kernel does: asks the device, chooses the cluster, the element type
+// and the shared memory.
+#pragma once
+
+#include <type_traits>
+
+#include "row_memory.cuh"
+#include "sample.h"
+
+namespace autodeco::cuda {
+
+struct DeviceProperties {
+  int multiprocessors = 0;
+  bool has_clusters = false;
+};
+
+inline int read_device(DeviceProperties& properties) {
+  int device = 0;
+  int major = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) {
+    error =
+        cudaDeviceGetAttribute(&properties.multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  }
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  }
+  if (error != cudaSuccess) cudaGetLastError();  // a later launch must not find this error
+  properties.has_clusters = major >= 9;
+  return error;
+}
+
+// Calls start(element, cluster size, launch) with the types that the arguments name.
+template <typename Arguments, typename Start>
+int launch_rows(const Arguments& arguments, void* stream, Start start) {
+  if (arguments.layout.num_rows == 0) return cudaSuccess;
+  DeviceProperties device;
+  const int error = read_device(device);
+  if (error != cudaSuccess) return error;
+  gpu::Launch where;
+  where.cluster =
+      static_cast<unsigned>(cluster_size(arguments.layout.num_rows, arguments.layout.vocab,
+                                         device.multiprocessors, device.has_clusters));
+  where.blocks = arguments.layout.num_rows * where.cluster;
+  where.threads = kThreads;
+  where.shared_bytes = shared_memory_bytes(arguments.layout.vocab);
+  where.stream = stream;
+  const auto with_cluster = [&](auto element) -> int {
+    switch (where.cluster) {
+      case 1:
+        return start(element, std::integral_constant<int, 1>(), where);
+      case 2:
+        return start(element, std::integral_constant<int, 2>(), where);
+      case 4:
+        return start(element, std::integral_constant<int, 4>(), where);
+      default:
+        return start(element, std::integral_constant<int, 8>(), where);
+    }
+  };
+  switch (arguments.dtype) {
+    case DType::kFloat32:
+      return with_cluster(0.0f);
+    case DType::kBFloat16:
+      return with_cluster(BFloat16());
+    default:
+      return with_cluster(Float16());
+  }
+}
+
+}  // namespace autodeco::cuda

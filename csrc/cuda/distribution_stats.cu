@@ -1,0 +1,13 @@
+#include "device.cuh"
+#include "distribution_stats.cuh"
+#include "distribution_stats.h"
+
+namespace autodeco::cuda {
+
+int launch_distribution_stats(const DistributionStatsArguments& arguments, void* stream) {
+  return launch_rows(arguments, stream, [&](auto element, auto cluster, const gpu::Launch& where) {
+    return gpu::launch(&distribution_stats_kernel<decltype(element), cluster()>, where, arguments);
+  });
+}
+
+}  // namespace autodeco::cuda

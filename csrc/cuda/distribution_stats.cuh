@@ -1,0 +1,154 @@
+// Features of q = softmax(l / (T + 1e-8)): largest q, entropy, variance, sum of the five largest.
+// Grid, leader and shared memory as in sample.cuh. The row is read twice: ln(q + 1e-8) needs the
+// sum of all weights first. The five largest are a kept set with top_k = 5.
+#pragma once
+
+#include "autodeco/distribution_stats.h"
+#include "follow.cuh"
+
+namespace autodeco::cuda {
+
+__device__ __forceinline__ void write_invalid(const DistributionStatsArguments& arguments,
+                                              int64_t row, RowStatus status) {
+  if (gpu::thread_index() == 0) arguments.status[row] = status;
+  if (gpu::thread_index() < kNumStats) {
+    arguments.output[row * kNumStats + gpu::thread_index()] = std::bit_cast<float>(0x7fc00000u);
+  }
+}
+
+// Sums over every segment, in an order that depends on nothing but the segment: q ln(q + 1e-8) in
+// memory.segment_sum, (q - mean)^2 in memory.segment_raw_sum of the leader.
+template <typename Element, int kCluster>
+__device__ __forceinline__ void sum_moments(const Row<Element>& row, const Team<kCluster>& team,
+                                            const Scaling& scaling, const Memory& memory) {
+  const float max = memory.head()->command.row_max;
+  const float inverse = memory.head()->command.inverse_mass;
+  const float mean = 1.0f / static_cast<float>(row.columns);
+  const int num_warps = static_cast<int>(gpu::num_threads() / 32);
+  const auto add = [](float a, float b) { return a + b; };
+  for (int segment = team.first_segment + static_cast<int>(gpu::warp_index());
+       segment < team.last_segment; segment += num_warps) {
+    float logits[kLaneLogits];
+    row.load_segment(segment, logits);
+    float entropy = 0.0f;
+    float squares = 0.0f;
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) {
+      float vector_entropy = 0.0f;
+      float vector_squares = 0.0f;
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) {
+        const float q = scaling.weight(logits[v * kVector + i], max) * inverse;
+        const float deviation = column_of(segment, v, i) < row.columns ? q - mean : 0.0f;
+        vector_entropy += q * logf(q + kStatsEpsilon);
+        vector_squares += deviation * deviation;
+      }
+      entropy += vector_entropy;
+      squares += vector_squares;
+    }
+    entropy = warp_reduce(entropy, add);
+    squares = warp_reduce(squares, add);
+    if (gpu::lane_index() == 0) {
+      team.in_leader(memory.segment_sum())[segment] = entropy;
+      team.in_leader(memory.segment_raw_sum())[segment] = squares;
+    }
+  }
+}
+
+// By the leader: the sums that need no second read, and the command to make it.
+template <typename Element, int kCluster>
+__device__ __forceinline__ Command start_moments(const DistributionStatsArguments& arguments,
+                                                 int64_t row_index, const Row<Element>& row,
+                                                 const Team<kCluster>& team, const Scaling& scaling,
+                                                 const Memory& memory) {
+  const Plan& plan = memory.head()->plan;
+  collect(row, plan, scaling, memory);
+  const Summary& summary = memory.head()->summary;
+  Command command = {};
+  if (summary.status != RowStatus::kValid) {
+    write_invalid(arguments, row_index, summary.status);
+    command.action = Action::kFinish;
+    return command;
+  }
+  uint64_t largest = summary.mass;
+  if (plan.filtered) {
+    Leader<Element, kCluster> leader = {row, team, scaling, memory, summary.max, {}};
+    largest = find_kept_set(leader, plan, summary).mass;
+  }
+  const double total = static_cast<double>(summary.mass) / kMassScale;
+  const double share = static_cast<double>(largest) / static_cast<double>(summary.mass);
+  if (gpu::thread_index() == 0) {
+    float* output = arguments.output + row_index * kNumStats;
+    arguments.status[row_index] = RowStatus::kValid;
+    output[0] = static_cast<float>(1.0 / total);
+    output[3] = static_cast<float>(share < 1.0 ? share : 1.0);
+  }
+  command.action = Action::kWrite;
+  command.row_max = summary.max;
+  command.inverse_mass = static_cast<float>(1.0 / total);
+  return command;
+}
+
+template <typename Element, int kCluster>
+__device__ __forceinline__ void finish_moments(const DistributionStatsArguments& arguments,
+                                               int64_t row_index, const Row<Element>& row,
+                                               const Memory& memory) {
+  double entropy = 0.0;
+  double squares = 0.0;
+  for (int segment = static_cast<int>(gpu::thread_index()); segment < row.num_segments;
+       segment += static_cast<int>(gpu::num_threads())) {
+    entropy += static_cast<double>(memory.segment_sum()[segment]);
+    squares += static_cast<double>(memory.segment_raw_sum()[segment]);
+  }
+  const auto add = [](double a, double b) { return a + b; };
+  double* scratch = reinterpret_cast<double*>(memory.head()->scratch64);
+  entropy = block_reduce(entropy, scratch, 0.0, add);
+  squares = block_reduce(squares, scratch, 0.0, add);
+  if (gpu::thread_index() == 0) {
+    float* output = arguments.output + row_index * kNumStats;
+    output[1] = static_cast<float>(-entropy);
+    // The variance of a single number is not defined; we call it 0.
+    output[2] =
+        row.columns > 1 ? static_cast<float>(squares / static_cast<double>(row.columns - 1)) : 0.0f;
+  }
+}
+
+template <typename Element, int kCluster>
+__global__ void __launch_bounds__(kThreads, 2)
+    distribution_stats_kernel(DistributionStatsArguments arguments) {
+  const int64_t row_index = gpu::block_index() / kCluster;
+  const int64_t columns = arguments.layout.vocab;
+  const Row<Element> row(arguments.logits, row_offset(arguments.layout, row_index), columns);
+  const Team<kCluster> team(row.num_segments);
+  const RowStatus status = temperature_status(value_at(arguments.temperature, row_index));
+  if (status != RowStatus::kValid) {  // the same in the whole cluster
+    if (team.leads()) write_invalid(arguments, row_index, status);
+    return;
+  }
+  const Memory memory(static_cast<int>(columns));
+  const float temperature = value_at(arguments.temperature, row_index) + kStatsEpsilon;
+  const Scaling scaling(temperature);
+  {
+    FilterParameters filters;
+    filters.temperature.value = temperature;
+    filters.top_p.value = 1.0f;
+    filters.top_k.value = kTopCount;
+    const Plan plan = make_plan(filters, row_index, columns, false);
+    reset(team, plan, memory);
+    summarize(row, team, plan, scaling, memory);
+  }
+  team.barrier();
+  if (team.leads()) {
+    const Command command = start_moments(arguments, row_index, row, team, scaling, memory);
+    team.announce(memory.head(), command);
+    team.barrier();
+  } else {
+    follow(row, team, scaling, memory);
+  }
+  if (memory.head()->command.action == Action::kFinish) return;
+  sum_moments(row, team, scaling, memory);
+  team.barrier();
+  if (team.leads()) finish_moments<Element, kCluster>(arguments, row_index, row, memory);
+}
+
+}  // namespace autodeco::cuda

@@ -1,0 +1,13 @@
+#include "device.cuh"
+#include "filter_logits.cuh"
+#include "filter_logits.h"
+
+namespace autodeco::cuda {
+
+int launch_filter_logits(const FilterLogitsArguments& arguments, void* stream) {
+  return launch_rows(arguments, stream, [&](auto element, auto cluster, const gpu::Launch& where) {
+    return gpu::launch(&filter_logits_kernel<decltype(element), cluster()>, where, arguments);
+  });
+}
+
+}  // namespace autodeco::cuda

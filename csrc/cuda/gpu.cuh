@@ -1,0 +1,181 @@
+// The thin layer kernels are written against. nvcc sees CUDA; a C++ compiler sees the emulation of
+// csrc/tests/emulation, in which each of these functions has a twin.
+#pragma once
+
+#if !defined(__CUDACC__)
+#include "emulation/gpu_functions.h"
+#else
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace autodeco::gpu {
+
+using std::uint16_t;
+
+// Where a barrier stands in the source. Only the emulation wants to know.
+struct Location {
+  __device__ static constexpr Location current() { return {}; }
+};
+
+struct Words4 {
+  uint32_t word[4];
+};
+
+__device__ __forceinline__ unsigned thread_index() { return threadIdx.x; }
+__device__ __forceinline__ unsigned num_threads() { return blockDim.x; }
+__device__ __forceinline__ unsigned block_index() { return blockIdx.x; }
+__device__ __forceinline__ unsigned lane_index() { return threadIdx.x % 32; }
+__device__ __forceinline__ unsigned warp_index() { return threadIdx.x / 32; }
+
+// The dynamic shared memory of the block.
+__device__ __forceinline__ char* shared_memory() {
+  extern __shared__ __align__(128) char bytes[];
+  return bytes;
+}
+
+__device__ __forceinline__ void block_barrier(Location = {}) { __syncthreads(); }
+__device__ __forceinline__ void warp_barrier() { __syncwarp(); }
+
+#if __CUDA_ARCH__ >= 900
+__device__ __forceinline__ unsigned cluster_rank() {
+  unsigned rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+__device__ __forceinline__ void cluster_barrier(Location = {}) {
+  // Not `.aligned`: nothing promises that a warp has reconverged after a divergent branch.
+  asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
+// The same variable in the shared memory of another block of the cluster.
+template <typename T>
+__device__ __forceinline__ T* cluster_peer(T* local, unsigned rank) {
+  T* remote;
+  asm volatile("mapa.u64 %0, %1, %2;" : "=l"(remote) : "l"(local), "r"(rank));
+  return remote;
+}
+#else
+// There are no clusters before sm_90: the launcher uses one block a row there.
+__device__ __forceinline__ unsigned cluster_rank() { return 0; }
+__device__ __forceinline__ void cluster_barrier(Location = {}) { __syncthreads(); }
+template <typename T>
+__device__ __forceinline__ T* cluster_peer(T* local, unsigned) {
+  return local;
+}
+#endif
+
+constexpr unsigned kWholeWarp = 0xffffffffu;
+
+template <typename T>
+__device__ __forceinline__ T shuffle(T value, unsigned lane) {
+  return __shfl_sync(kWholeWarp, value, static_cast<int>(lane));
+}
+template <typename T>
+__device__ __forceinline__ T shuffle_xor(T value, int mask) {
+  return __shfl_xor_sync(kWholeWarp, value, mask);
+}
+// The value `distance` lanes below; a lane that has none keeps its own.
+template <typename T>
+__device__ __forceinline__ T shuffle_up(T value, unsigned distance) {
+  return __shfl_up_sync(kWholeWarp, value, distance);
+}
+__device__ __forceinline__ unsigned ballot(bool condition) {
+  return __ballot_sync(kWholeWarp, condition);
+}
+
+// Shared memory, of this block or of a peer. All return the value before.
+__device__ __forceinline__ uint32_t atomic_add(uint32_t* address, uint32_t value) {
+  return atomicAdd(address, value);
+}
+__device__ __forceinline__ uint32_t atomic_max(uint32_t* address, uint32_t value) {
+  return atomicMax(address, value);
+}
+__device__ __forceinline__ uint32_t atomic_or(uint32_t* address, uint32_t value) {
+  return atomicOr(address, value);
+}
+
+// A shared word that other threads may be changing.
+__device__ __forceinline__ uint32_t atomic_load(const uint32_t* address) {
+  return *static_cast<const volatile uint32_t*>(address);
+}
+
+// Global memory that is read once: 16 bytes, or one element.
+__device__ __forceinline__ Words4 load_words4(const void* address) {
+  const uint4 words = __ldcs(static_cast<const uint4*>(address));
+  return {{words.x, words.y, words.z, words.w}};
+}
+template <typename T>
+__device__ __forceinline__ T load(const T* address) {
+  return __ldcs(address);
+}
+
+// 2^x, relative error below 2^-22; 2^0 is 1.
+__device__ __forceinline__ float exp2_approximate(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+// The larger number, NaN if one of them is.
+__device__ __forceinline__ float max_or_nan(float a, float b) {
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+}
+__device__ __forceinline__ uint64_t multiply_high(uint64_t a, uint64_t b) {
+  return __umul64hi(a, b);
+}
+__device__ __forceinline__ float float_of_half(uint16_t bits) {
+  float result;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(bits));
+  return result;
+}
+// Of a float that is a half exactly.
+__device__ __forceinline__ uint16_t half_of_float(float value) {
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+
+// Where kernels run: `stream` is a cudaStream_t.
+struct Launch {
+  int64_t blocks = 1;
+  unsigned threads = 32;
+  size_t shared_bytes = 0;
+  unsigned cluster = 1;
+  void* stream = nullptr;
+};
+
+// Returns cudaSuccess (0) or the error of the launch.
+template <typename Arguments>
+int launch(void (*kernel)(Arguments), const Launch& where, const Arguments& arguments) {
+  constexpr size_t kSharedWithoutAsking = 48 * 1024;
+  if (where.shared_bytes > kSharedWithoutAsking) {
+    const cudaError_t error = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(where.shared_bytes));
+    if (error != cudaSuccess) {
+      cudaGetLastError();  // a later launch must not find this error
+      return error;
+    }
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(where.blocks));
+  config.blockDim = dim3(where.threads);
+  config.dynamicSmemBytes = where.shared_bytes;
+  config.stream = static_cast<cudaStream_t>(where.stream);
+  cudaLaunchAttribute attribute = {};
+  if (where.cluster > 1) {
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = where.cluster;
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+  }
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments);
+  if (error != cudaSuccess) cudaGetLastError();
+  return error;
+}
+
+}  // namespace autodeco::gpu
+#endif

@@ -1,0 +1,244 @@
+// The streaming read: maximum and sum of weights of every segment, and the tokens near the maximum.
+#pragma once
+
+#include "row_memory.cuh"
+
+namespace autodeco::cuda {
+
+__device__ __forceinline__ Plan make_plan(const FilterParameters& filters, int64_t row,
+                                          int64_t columns, bool needs_info) {
+  Plan plan;
+  plan.temperature = value_at(filters.temperature, row);
+  plan.top_p = value_at(filters.top_p, row);
+  const float min_p = value_at(filters.min_p, row);
+  plan.min_p = min_p > 0.0f ? min_p : 0.0f;
+  const int64_t top_k = value_at(filters.top_k, row);
+  plan.top_k = top_k < columns ? static_cast<uint64_t>(top_k) : 0;
+  plan.one_token =
+      plan.temperature == 0.0f || plan.top_p <= 0.0f || plan.min_p > 1.0f || top_k == 1;
+  plan.filtered = !plan.one_token && (plan.top_p < 1.0f || plan.top_k != 0 || plan.min_p != 0.0f);
+  plan.needs_info = needs_info;
+  plan.needs_sums = plan.temperature != 0.0f && (!plan.one_token || needs_info);
+  // Tokens 2^-bits times as probable as the first: of 2^17 such, 2^(17 - bits) is the mass. A count
+  // says nothing about probabilities; 24 bits hold the first hundred tokens of a language model.
+  float bits = 0.0f;
+  if (plan.top_p < 1.0f) {
+    const float left_out = 1.0f - plan.top_p;
+    bits = 10.0f - log2f(left_out > 0x1p-20f ? left_out : 0x1p-20f);
+  }
+  if (plan.top_k != 0) bits = 24.0f;
+  if (plan.top_k == 0 && plan.top_p >= 1.0f) {
+    bits = 0.01f - log2f(plan.min_p > 0x1p-40f ? plan.min_p : 0x1p-40f);
+  }
+  plan.window = bits * 0.693147181f * plan.temperature;
+  return plan;
+}
+
+// Window in use after it was halved `narrowing` times.
+__device__ __forceinline__ float narrowed(float window, uint32_t narrowing) {
+  return window * std::bit_cast<float>((127u - narrowing) << 23);
+}
+
+// A block's list fills up: each time half of what was left is gone, only tokens half as far from
+// the maximum are taken from there on. The list stays complete above the last threshold.
+__device__ __forceinline__ void narrow_window(Head* head, unsigned num_candidates) {
+  constexpr uint32_t kMaxNarrowing = 11;
+  uint32_t narrowing = 0;
+  while (narrowing < kMaxNarrowing &&
+         num_candidates > kListCapacity - (kListCapacity >> (narrowing + 1))) {
+    ++narrowing;
+  }
+  if (narrowing > 0) gpu::atomic_max(&head->narrowing, narrowing);
+}
+
+template <typename Element, int kCluster>
+__device__ __forceinline__ void gather_candidates(int segment, const float* logits,
+                                                  float segment_max, const Team<kCluster>& team,
+                                                  const Plan& plan, const Memory& memory) {
+  Head* head = memory.head();
+  float threshold = 0.0f;
+  if (gpu::lane_index() == 0) {
+    const uint32_t key = order_key(segment_max);
+    const uint32_t before = gpu::atomic_max(&head->running_max, key);
+    if (kCluster > 1 && before < key) {
+      for (int peer = 0; peer < kCluster; ++peer) {
+        if (peer != team.rank) {
+          gpu::atomic_max(gpu::cluster_peer(&head->running_max, static_cast<unsigned>(peer)), key);
+        }
+      }
+    }
+    threshold = logit_of_key(before > key ? before : key) -
+                narrowed(plan.window, gpu::atomic_load(&head->narrowing));
+    // A list that has overflowed is of no use: take nothing more.
+    if (gpu::atomic_load(&head->num_candidates) > kListCapacity) threshold = kInfinity;
+  }
+  threshold = gpu::shuffle(threshold, 0);
+  if (segment_max < threshold) return;  // the same in the whole warp
+  unsigned wanted = 0;
+#pragma unroll
+  for (int i = 0; i < kLaneLogits; ++i) {
+    wanted += logits[i] >= threshold && logits[i] > -kInfinity;
+  }
+  const unsigned upto = warp_inclusive_sum(wanted);
+  const unsigned total = gpu::shuffle(upto, 31);
+  unsigned place = 0;
+  if (gpu::lane_index() == 0) {
+    place = gpu::atomic_add(&head->num_candidates, total);
+    narrow_window(head, place + total);
+  }
+  place = gpu::shuffle(place, 0) + upto - wanted;
+  if (wanted == 0) return;
+#pragma unroll
+  for (int i = 0; i < kLaneLogits; ++i) {
+    if (logits[i] >= threshold && logits[i] > -kInfinity) {
+      if (place < kListCapacity) {
+        memory.list()[place] = static_cast<uint64_t>(Keys<Element>::of(logits[i])) << 32 |
+                               static_cast<uint32_t>(column_of(segment, i / kVector, i % kVector));
+      }
+      ++place;
+    }
+  }
+}
+
+// Sum of weights relative to `reference`, in an order that depends on nothing but the segment. In
+// a tree: ten roundings at most.
+template <bool kPlain>
+__device__ __forceinline__ float segment_weight(const float* logits, const Scaling& scaling,
+                                                float reference) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    float weights[kVector];
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      weights[i] = gpu::exp2_approximate(
+          scaling.template exponent<kPlain>(logits[v * kVector + i], reference));
+    }
+    sum += ((weights[0] + weights[1]) + (weights[2] + weights[3])) +
+           ((weights[4] + weights[5]) + (weights[6] + weights[7]));
+  }
+  return warp_reduce(sum, [](float a, float b) { return a + b; });
+}
+
+// Results per segment go to the leader. Ends without a barrier.
+template <typename Element, int kCluster>
+__device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kCluster>& team,
+                                          const Plan& plan, const Scaling& scaling,
+                                          const Memory& memory) {
+  const int num_warps = static_cast<int>(gpu::num_threads() / 32);
+  const int warp = static_cast<int>(gpu::warp_index());
+  for (int segment = team.first_segment + warp; segment < team.last_segment; segment += num_warps) {
+    float logits[kLaneLogits];
+    row.load_segment(segment, logits);
+    float max = logits[0];
+#pragma unroll
+    for (int i = 1; i < kLaneLogits; ++i) max = gpu::max_or_nan(max, logits[i]);
+    max = warp_reduce(max, [](float a, float b) { return gpu::max_or_nan(a, b); });
+    const bool finite = max > -kInfinity && max < kInfinity;
+    float sum = 0.0f;
+    float raw_sum = 0.0f;
+    if (finite && plan.needs_sums) {
+      sum = scaling.plain ? segment_weight<true>(logits, scaling, max)
+                          : segment_weight<false>(logits, scaling, max);
+    }
+    if (finite && plan.needs_info) {
+      raw_sum = segment_weight<true>(logits, Scaling(1.0f), max);
+      if (!plan.filtered) {
+        unsigned count = 0;
+#pragma unroll
+        for (int i = 0; i < kLaneLogits; ++i) count += logits[i] > -kInfinity;
+        count = warp_reduce(count, [](unsigned a, unsigned b) { return a + b; });
+        if (gpu::lane_index() == 0) {
+          gpu::atomic_add(team.in_leader(&memory.head()->num_finite), count);
+        }
+      }
+    }
+    if (gpu::lane_index() == 0) {
+      team.in_leader(memory.segment_max())[segment] = max;
+      team.in_leader(memory.segment_sum())[segment] = sum;
+      team.in_leader(memory.segment_raw_sum())[segment] = raw_sum;
+    }
+    if (finite && plan.filtered) {
+      gather_candidates<Element>(segment, logits, max, team, plan, memory);
+    }
+  }
+}
+
+// Before the streaming read; ends with a barrier of the cluster.
+template <int kCluster>
+__device__ __forceinline__ void reset(const Team<kCluster>& team, const Plan& plan,
+                                      const Memory& memory) {
+  if (gpu::thread_index() == 0) {
+    memory.head()->plan = plan;
+    memory.head()->running_max = 0;
+    memory.head()->narrowing = 0;
+    memory.head()->num_candidates = 0;
+    memory.head()->num_finite = 0;
+  }
+  team.barrier();
+}
+
+__device__ __forceinline__ uint64_t segment_mass(float sum, float weight_of_max) {
+  return static_cast<uint64_t>(
+      static_cast<double>(sum) * static_cast<double>(weight_of_max) * kMassScale + 0.5);
+}
+
+__device__ __forceinline__ void keep(const Summary& summary, Head* head) {
+  if (gpu::thread_index() == 0) head->summary = summary;
+  gpu::block_barrier();
+}
+
+// By the leader after the streaming read: fills head()->summary.
+template <typename Element>
+__device__ __forceinline__ void collect(const Row<Element>& row, const Plan& plan,
+                                        const Scaling& scaling, const Memory& memory) {
+  Head* head = memory.head();
+  const int thread = static_cast<int>(gpu::thread_index());
+  const int threads = static_cast<int>(gpu::num_threads());
+  Summary summary = {};
+  float max = -kInfinity;
+  for (int segment = thread; segment < row.num_segments; segment += threads) {
+    max = gpu::max_or_nan(max, memory.segment_max()[segment]);
+  }
+  max = block_reduce(max, head->scratch_float, -kInfinity,
+                     [](float a, float b) { return gpu::max_or_nan(a, b); });
+  summary.max = max;
+  if (max != max) {
+    summary.status = RowStatus::kLogitNaN;
+  } else if (max == kInfinity) {
+    summary.status = RowStatus::kLogitPositiveInfinity;
+  } else if (max == -kInfinity) {
+    summary.status = RowStatus::kNoFiniteLogit;
+  }
+  if (summary.status != RowStatus::kValid) {
+    keep(summary, head);
+    return;
+  }
+  uint32_t first = static_cast<uint32_t>(row.num_segments);
+  uint64_t mass = 0;
+  uint64_t raw_mass = 0;
+  for (int segment = thread; segment < row.num_segments; segment += threads) {
+    const float segment_max = memory.segment_max()[segment];
+    if (segment_max == max && static_cast<uint32_t>(segment) < first) {
+      first = static_cast<uint32_t>(segment);
+    }
+    if (plan.needs_sums) {
+      const uint64_t part =
+          segment_mass(memory.segment_sum()[segment], scaling.weight(segment_max, max));
+      memory.segment_mass()[segment] = part;
+      mass += part;
+    }
+    if (plan.needs_info) {
+      raw_mass +=
+          segment_mass(memory.segment_raw_sum()[segment], Scaling(1.0f).weight(segment_max, max));
+    }
+  }
+  const auto add = [](uint64_t a, uint64_t b) { return a + b; };
+  summary.max_segment = static_cast<int>(block_reduce(
+      first, head->scratch32, 0xffffffffu, [](uint32_t a, uint32_t b) { return a < b ? a : b; }));
+  if (plan.needs_sums) summary.mass = block_reduce(mass, head->scratch64, uint64_t{0}, add);
+  if (plan.needs_info) summary.raw_mass = block_reduce(raw_mass, head->scratch64, uint64_t{0}, add);
+  keep(summary, head);
+}
+
+}  // namespace autodeco::cuda

@@ -1,0 +1,185 @@
+// The fused sampler. Grid: `kCluster` blocks of kThreads a row, row-major. A block owns a run of
+// segments of its row; block 0 of the cluster leads (row_memory.cuh). Shared memory:
+// shared_memory_bytes(vocab).
+#pragma once
+
+#include "autodeco/sample.h"
+#include "follow.cuh"
+
+namespace autodeco::cuda {
+
+__device__ __forceinline__ float saturated(double logprob) {
+  constexpr double kLargest = std::numeric_limits<float>::max();
+  return static_cast<float>(logprob < -kLargest ? -kLargest : logprob);
+}
+
+// ln of a fixed-point mass, in units of the largest weight.
+__device__ __forceinline__ double log_of_mass(uint64_t mass) {
+  return log(static_cast<double>(mass) / kMassScale);
+}
+
+__device__ __forceinline__ void write_status(const SampleArguments& arguments, int64_t row,
+                                             RowStatus status) {
+  arguments.status[row] = status;
+  if (arguments.valid != nullptr) arguments.valid[row] = status == RowStatus::kValid;
+}
+
+// By one block.
+__device__ __forceinline__ void write_invalid(const SampleArguments& arguments, int64_t row,
+                                              RowStatus status) {
+  if (gpu::thread_index() == 0) write_status(arguments, row, status);
+  const float nan = std::bit_cast<float>(0x7fc00000u);
+  for (int64_t sample = gpu::thread_index(); sample < arguments.num_samples;
+       sample += gpu::num_threads()) {
+    const int64_t slot = row * arguments.num_samples + sample;
+    arguments.tokens[slot] = -1;
+    if (arguments.kept != nullptr) {
+      arguments.logprobs[slot] = nan;
+      arguments.raw_logprobs[slot] = nan;
+    }
+  }
+  if (arguments.kept != nullptr && gpu::thread_index() == 0) {
+    arguments.kept[row] = 0;
+    arguments.log_kept_mass[row] = nan;
+  }
+}
+
+struct Normalisers {
+  float max;
+  float temperature;  // 0: greedy
+  double log_kept;    // ln of the kept mass, in units of the largest weight
+  double log_raw;     // the same of the whole row at temperature 1
+};
+
+__device__ __forceinline__ void write_token(const SampleArguments& arguments, int64_t slot,
+                                            const Token& token, const Normalisers& normalisers) {
+  arguments.tokens[slot] = token.column;
+  if (arguments.kept == nullptr) return;
+  const double below_max = static_cast<double>(token.logit) - static_cast<double>(normalisers.max);
+  arguments.logprobs[slot] =
+      normalisers.temperature == 0.0f
+          ? 0.0f
+          : saturated(below_max / static_cast<double>(normalisers.temperature) -
+                      normalisers.log_kept);
+  arguments.raw_logprobs[slot] = saturated(below_max - normalisers.log_raw);
+}
+
+__device__ __forceinline__ uint64_t uniform53_of(const SampleArguments& arguments, int64_t row,
+                                                 int64_t sample) {
+  uint64_t offset = static_cast<uint64_t>(value_at(arguments.offset, row));
+  if (arguments.add_row_to_offset) offset += static_cast<uint64_t>(row);
+  return philox_uniform53(static_cast<uint64_t>(value_at(arguments.seed, row)), offset,
+                          RandomStream::kSample, static_cast<uint32_t>(sample));
+}
+
+// One warp a sample. Where no filter is on, segments were summed in floats.
+template <typename Element, int kCluster>
+__device__ __forceinline__ void draw_samples(const SampleArguments& arguments, int64_t row_index,
+                                             const Leader<Element, kCluster>& leader, bool filtered,
+                                             const KeptSet& kept, uint64_t mass,
+                                             const Normalisers& normalisers) {
+  const Memory& memory = leader.memory;
+  const int num_segments = leader.row.num_segments;
+  for (int64_t sample = gpu::warp_index(); sample < arguments.num_samples;
+       sample += gpu::num_threads() / 32) {
+    // floor(u * mass), exactly.
+    const uint64_t threshold =
+        gpu::multiply_high(uniform53_of(arguments, row_index, sample) << 11, mass);
+    const int segment = segment_of(memory, num_segments, threshold);
+    const uint64_t before = segment > 0 ? memory.segment_mass()[segment - 1] : 0;
+    const uint64_t segment_mass = memory.segment_mass()[segment] - before;
+    const Token token =
+        draw_in_segment(leader.row, segment, leader.scaling,
+                        filtered ? leader.row_max : memory.segment_max()[segment], segment_mass,
+                        threshold - before, !filtered, [&](float logit, int column) {
+                          return logit > -kInfinity &&
+                                 (!filtered || kept.contains(Keys<Element>::of(logit), column));
+                        });
+    if (token.column >= 0) {
+      write_token(arguments, row_index * arguments.num_samples + sample, token, normalisers);
+    }
+  }
+}
+
+template <typename Element, int kCluster>
+__device__ __forceinline__ void lead_row(const SampleArguments& arguments, int64_t row_index,
+                                         const Row<Element>& row, const Team<kCluster>& team,
+                                         const Scaling& scaling, const Memory& memory) {
+  // Read from shared memory where it is needed: it would not fit the registers.
+  const Plan& plan = memory.head()->plan;
+  collect(row, plan, scaling, memory);
+  const Summary& summary = memory.head()->summary;
+  if (summary.status != RowStatus::kValid) {
+    write_invalid(arguments, row_index, summary.status);
+    return;
+  }
+  Leader<Element, kCluster> leader = {row, team, scaling, memory, summary.max, {}};
+  KeptSet kept = {};
+  if (plan.one_token) {
+    kept.count = 1;
+    kept.mass = fixed_mass(1.0f);
+  } else if (plan.filtered) {
+    kept = find_kept_set(leader, plan, summary);
+    fill_segment_masses(leader, kept);
+  } else {
+    kept.count = memory.head()->num_finite;
+    kept.mass = summary.mass;
+  }
+  Normalisers normalisers = {summary.max, plan.temperature, 0.0, 0.0};
+  if (plan.needs_info) {
+    normalisers.log_kept = log_of_mass(kept.mass);
+    normalisers.log_raw = log_of_mass(summary.raw_mass);
+  }
+  if (gpu::thread_index() == 0) {
+    write_status(arguments, row_index, RowStatus::kValid);
+    if (plan.needs_info) {
+      arguments.kept[row_index] = static_cast<int64_t>(kept.count);
+      const bool all = plan.temperature == 0.0f || kept.mass >= summary.mass;
+      arguments.log_kept_mass[row_index] =
+          all ? 0.0f : static_cast<float>(normalisers.log_kept - log_of_mass(summary.mass));
+    }
+  }
+  if (plan.one_token) {
+    if (gpu::warp_index() != 0) return;
+    const Token token = {find_argmax(row, summary.max_segment, summary.max), summary.max};
+    for (int64_t sample = gpu::lane_index(); sample < arguments.num_samples; sample += 32) {
+      write_token(arguments, row_index * arguments.num_samples + sample, token, normalisers);
+    }
+    return;
+  }
+  const uint64_t mass = accumulate_segments(memory, row.num_segments);
+  draw_samples(arguments, row_index, leader, plan.filtered, kept, mass, normalisers);
+}
+
+template <typename Element, int kCluster>
+__global__ void __launch_bounds__(kThreads, 2) sample_kernel(SampleArguments arguments) {
+  const int64_t row_index = gpu::block_index() / kCluster;
+  const int64_t columns =
+      existing_columns(arguments.layout.vocab, value_at(arguments.filters.valid_vocab, row_index));
+  const Row<Element> row(arguments.logits, row_offset(arguments.layout, row_index), columns);
+  const Team<kCluster> team(row.num_segments);
+  const RowStatus status = filter_status(arguments.filters, row_index);
+  if (status != RowStatus::kValid) {  // the same in the whole cluster
+    if (team.leads()) write_invalid(arguments, row_index, status);
+    return;
+  }
+  const Plan plan = make_plan(arguments.filters, row_index, columns, arguments.kept != nullptr);
+  const Scaling scaling(plan.temperature > 0.0f ? plan.temperature : 1.0f);
+  const Memory memory(static_cast<int>(arguments.layout.vocab));
+  reset(team, plan, memory);
+  summarize(row, team, plan, scaling, memory);
+  team.barrier();
+  if (!team.leads()) {
+    follow(row, team, scaling, memory);
+    return;
+  }
+  lead_row(arguments, row_index, row, team, scaling, memory);
+  if constexpr (kCluster > 1) {
+    Command finish = {};
+    finish.action = Action::kFinish;
+    team.announce(memory.head(), finish);
+    team.barrier();
+  }
+}
+
+}  // namespace autodeco::cuda

@@ -1,0 +1,78 @@
+#include "device.h"
+
+#include <dlfcn.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include "../cuda/runtime.h"
+
+namespace autodeco::ops {
+namespace {
+
+// The current stream of torch's CUDA half. Its stable ABI has it only from 2.13, and linking the
+// CUDA half would keep this module from loading on a CPU torch: so it is found in the library that
+// a CUDA torch has loaded.
+void* current_stream(const char* op, int32_t device_index) {
+  using Function = int32_t (*)(int32_t, void**);
+  static const auto function = []() -> Function {
+    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    if (library == nullptr) return nullptr;
+    return reinterpret_cast<Function>(dlsym(library, "aoti_torch_get_current_cuda_stream"));
+  }();
+  void* stream = nullptr;
+  if (function == nullptr || function(device_index, &stream) != 0) {
+    fail(op, "torch must have a CUDA half that names its current stream, got none");
+  }
+  return stream;
+}
+
+template <typename T>
+RowParameter<T> value_on_host(RowParameter<T> parameter, int64_t row) {
+  if (parameter.per_row == nullptr) return parameter;
+  RowParameter<T> result;
+  // If the copy fails, the message says 0; the row and the reason are right all the same.
+  cuda::read_value(parameter.per_row + row, &result.value, sizeof(T));
+  return result;
+}
+
+}  // namespace
+
+void run_on_cuda(const char* op, const Tensor& logits, int (*launch)(const void*, void*),
+                 const void* arguments) {
+  const int32_t device_index = logits.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device_index);
+  const int error = launch(arguments, current_stream(op, device_index));
+  if (error != 0) fail(op, "the CUDA kernel could not be started: ", cuda::error_text(error));
+}
+
+RowStatuses::RowStatuses(const Tensor& logits, int64_t num_rows)
+    : tensor_(
+          torch::stable::empty({&num_rows, 1}, ScalarType::Byte, std::nullopt, logits.device())) {}
+
+RowStatus* RowStatuses::data() const {
+  return reinterpret_cast<RowStatus*>(tensor_.mutable_data_ptr<uint8_t>());
+}
+
+void RowStatuses::require_valid(const char* op, const FilterParameters& filters) const {
+  const int64_t num_rows = tensor_.numel();
+  if (!is_on_cuda(tensor_)) {
+    require_valid_rows(op, {data(), data() + num_rows}, filters);
+    return;
+  }
+  const torch::stable::accelerator::DeviceGuard guard(tensor_.get_device_index());
+  Tensor on_host = torch::stable::empty({&num_rows, 1}, ScalarType::Byte);
+  torch::stable::copy_(on_host, tensor_);
+  const uint8_t* statuses = on_host.const_data_ptr<uint8_t>();
+  for (int64_t row = 0; row < num_rows; ++row) {
+    const RowStatus status = static_cast<RowStatus>(statuses[row]);
+    if (status == RowStatus::kValid) continue;
+    FilterParameters of_row;
+    of_row.temperature = value_on_host(filters.temperature, row);
+    of_row.top_k = value_on_host(filters.top_k, row);
+    of_row.valid_vocab = value_on_host(filters.valid_vocab, row);
+    std::vector<RowStatus> until(static_cast<size_t>(row + 1), RowStatus::kValid);
+    until.back() = status;
+    require_valid_rows(op, until, of_row);
+  }
+}
+
+}  // namespace autodeco::ops

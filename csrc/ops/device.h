@@ -1,0 +1,41 @@
+// Runs an op on the device of its logits: threads on the CPU, the current stream on CUDA.
+#pragma once
+
+#include "checks.h"
+
+namespace autodeco::ops {
+
+inline bool is_on_cuda(const Tensor& tensor) { return tensor.is_cuda(); }
+
+// Calls launch(stream) with the device of `logits` current; fails if it does not return 0.
+void run_on_cuda(const char* op, const Tensor& logits, int (*launch)(const void*, void*),
+                 const void* arguments);
+
+// cpu_kernel(arguments, begin, end) over the rows, or kLaunch(arguments, stream).
+template <auto kLaunch, typename Arguments>
+void run_rows(const char* op, const Tensor& logits, const Arguments& arguments,
+              void (*cpu_kernel)(const Arguments&, int64_t, int64_t)) {
+  if (is_on_cuda(logits)) {
+    const auto launch = [](const void* untyped, void* stream) {
+      return kLaunch(*static_cast<const Arguments*>(untyped), stream);
+    };
+    run_on_cuda(op, logits, launch, &arguments);
+    return;
+  }
+  for_rows(arguments.layout,
+           [&](int64_t begin, int64_t end) { cpu_kernel(arguments, begin, end); });
+}
+
+// One status per row, on the device of the logits.
+class RowStatuses {
+ public:
+  RowStatuses(const Tensor& logits, int64_t num_rows);
+  RowStatus* data() const;
+  // Fails naming the first row that is not valid, and why. On CUDA this waits for the kernel.
+  void require_valid(const char* op, const FilterParameters& filters) const;
+
+ private:
+  Tensor tensor_;
+};
+
+}  // namespace autodeco::ops

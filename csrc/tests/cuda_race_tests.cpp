@@ -1,0 +1,80 @@
+// Removes one barrier of the kernels at a time and requires that ThreadSanitizer, the emulation or
+// the results notice. Built with -fsanitize=thread.
+#include <cstdlib>
+#include <set>
+
+#include "emulated_kernels.h"
+
+namespace {
+
+using namespace autodeco;
+using namespace autodeco::tests;
+using emulation::Order;
+
+// Rows that together take every path: list and fallback, ties, one token, unfiltered, infos.
+template <typename Element>
+void run_all_paths(int cluster) {
+  std::mt19937_64 random(11);
+  const auto run = [&](RowKind kind, int vocab, Filters filters) {
+    const Batch<Element> batch({make_row(kind, vocab, random)}, 0);
+    const SampleResult result = sample(batch, {filters}, cluster, 2, true, vocab);
+    const Oracle oracle(batch.rows[0], filters.temperature == 0.0f ? 1.0f : filters.temperature);
+    expect(oracle.length_is_right(filters, result.kept[0]), "kept set");
+    expect(result.tokens[0] >= 0 && result.tokens[0] < vocab, "token");
+    std::vector<RowStatus> status;
+    const std::vector<float> filtered = filter_logits(batch, filters, cluster, vocab, status);
+    const auto kept = std::count_if(filtered.begin(), filtered.end(),
+                                    [](float logit) { return std::isfinite(logit); });
+    expect(kept == result.kept[0], "filter_logits keeps what sample keeps");
+    const std::vector<float> stats = distribution_stats(batch, 1.0f, cluster, status);
+    expect(stats[0] > 0.0f && stats[3] >= stats[0] && stats[1] >= 0.0f && stats[2] >= 0.0f,
+           "statistics");
+  };
+  run(RowKind::kPeaked, 2500, {0.8f, 0.9f, 40, 1e-4f});
+  run(RowKind::kRounded, 2500, {1.0f, 0.6f, 0, 0.0f});
+  run(RowKind::kAllEqual, 9000, {1.0f, 0.5f, 0, 0.0f});
+  run(RowKind::kUniform, 9000, {1.0f, 0.5f, 5000, 0.0f});
+  run(RowKind::kGaussian, 2500, {0.0f, 1.0f, 0, 0.0f});
+  run(RowKind::kGaussian, 2500, {1.0f, 1.0f, 0, 0.0f});
+  // More segments than threads: scans in several rounds.
+  if (cluster == 1) run(RowKind::kGaussian, 70000, {1.0f, 1.0f, 0, 0.0f});
+}
+
+int run_paths() {
+  for (const Order order : {Order::kForward, Order::kReverse}) {
+    emulation::device.order = order;
+    run_all_paths<float>(1);
+    run_all_paths<cuda::BFloat16>(2);
+  }
+  return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+}  // namespace
+
+// Without an argument: all barriers in place, then a process per removed barrier.
+int main(int count, char** values) {
+  if (count > 1) {
+    emulation::device.removed_site = std::atoi(values[1]);
+    try {
+      return run_paths();
+    } catch (const std::exception& error) {
+      std::printf("%s\n", error.what());
+      return EXIT_FAILURE;
+    }
+  }
+  if (run_paths() != EXIT_SUCCESS) return EXIT_FAILURE;
+  const int num_sites = emulation::device.num_sites;
+  int missed = 0;
+  for (int site = 0; site < num_sites; ++site) {
+    const std::string command = "TSAN_OPTIONS=halt_on_error=1:exitcode=66 " +
+                                std::string(values[0]) + " " + std::to_string(site) +
+                                " >/dev/null 2>&1";
+    const bool noticed = std::system(command.c_str()) != 0;
+    const std::string file = emulation::device.sites[site].file;
+    std::printf("%s without the barrier at %s:%u\n", noticed ? "caught " : "MISSED ",
+                file.substr(file.rfind('/') + 1).c_str(), emulation::device.sites[site].line);
+    missed += !noticed;
+  }
+  std::printf("emulated races: %d barriers, %d removed without notice\n", num_sites, missed);
+  return missed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

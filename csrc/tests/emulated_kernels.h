@@ -1,0 +1,215 @@
+// Runs the CUDA kernels on the emulated device with buffers of exactly the right size.
+#pragma once
+
+#include "distribution_stats.cuh"
+#include "emulated_rows.h"
+#include "filter_logits.cuh"
+#include "sample.cuh"
+
+namespace autodeco::tests {
+
+template <typename Element>
+Element from_float(float value);
+template <>
+inline float from_float<float>(float value) {
+  return value;
+}
+template <>
+inline cuda::BFloat16 from_float<cuda::BFloat16>(float value) {
+  uint32_t bits = std::bit_cast<uint32_t>(value);
+  if (!std::isnan(value) && !std::isinf(value)) bits += 0x7fffu + (bits >> 16 & 1);
+  return {static_cast<uint16_t>(bits >> 16 | (std::isnan(value) ? 0x40u : 0u))};
+}
+template <>
+inline cuda::Float16 from_float<cuda::Float16>(float value) {
+  if (std::isnan(value)) return {0x7e00};
+  if (std::isinf(value)) return {static_cast<uint16_t>(value > 0 ? 0x7c00 : 0xfc00)};
+  const uint32_t sign = std::bit_cast<uint32_t>(value) >> 16 & 0x8000u;
+  const float magnitude = std::min(std::fabs(value), 65504.0f);
+  if (magnitude < 0x1p-14f) {
+    return {
+        static_cast<uint16_t>(sign | static_cast<uint32_t>(std::nearbyint(magnitude * 0x1p24f)))};
+  }
+  uint32_t bits = std::bit_cast<uint32_t>(magnitude);
+  bits += 0xfffu + (bits >> 13 & 1);
+  return {static_cast<uint16_t>(sign | ((bits >> 13) - (112u << 10)))};
+}
+
+template <typename Element>
+constexpr DType dtype_of() {
+  if constexpr (std::is_same_v<Element, float>) return DType::kFloat32;
+  if constexpr (std::is_same_v<Element, cuda::BFloat16>) return DType::kBFloat16;
+  return DType::kFloat16;
+}
+
+// Rows of one launch, `misaligned` elements after a 16-byte boundary.
+template <typename Element>
+struct Batch {
+  int num_rows;
+  int vocab;
+  int64_t stride;
+  int misaligned;
+  std::vector<Element> memory;
+  std::vector<std::vector<float>> rows;  // what the elements hold, as float32
+
+  Batch(const std::vector<std::vector<float>>& source, int misaligned_by)
+      : num_rows(static_cast<int>(source.size())),
+        vocab(static_cast<int>(source[0].size())),
+        stride(vocab),
+        misaligned(misaligned_by) {
+    memory.resize(static_cast<size_t>(misaligned + num_rows * stride));
+    for (int row = 0; row < num_rows; ++row) {
+      rows.emplace_back();
+      for (int i = 0; i < vocab; ++i) {
+        const Element element = from_float<Element>(source[row][i]);
+        memory[static_cast<size_t>(misaligned + row * stride + i)] = element;
+        rows.back().push_back(cuda::to_float(element));
+      }
+    }
+  }
+
+  RowLayout layout() const {
+    RowLayout layout;
+    layout.num_rows = num_rows;
+    layout.vocab = vocab;
+    layout.num_dims = 1;
+    layout.sizes[0] = num_rows;
+    layout.strides[0] = stride;
+    return layout;
+  }
+};
+
+struct SampleResult {
+  std::vector<int64_t> tokens;
+  std::vector<RowStatus> status;
+  std::vector<float> logprobs;
+  std::vector<float> raw_logprobs;
+  std::vector<int64_t> kept;
+  std::vector<float> log_kept_mass;
+  uint64_t bytes_loaded = 0;
+
+  bool operator==(const SampleResult& other) const {
+    const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
+      return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+    };
+    return tokens == other.tokens && status == other.status && kept == other.kept &&
+           same(logprobs, other.logprobs) && same(raw_logprobs, other.raw_logprobs) &&
+           same(log_kept_mass, other.log_kept_mass);
+  }
+};
+
+template <typename Arguments>
+gpu::Launch shape_of(const Arguments& arguments, int cluster) {
+  gpu::Launch where;
+  where.blocks = arguments.layout.num_rows * cluster;
+  // The kernels take any number of warps; ThreadSanitizer is slow to make fibers.
+  where.threads = emulation::kDetectsRaces ? 64 : cuda::kThreads;
+  where.shared_bytes = cuda::shared_memory_bytes(arguments.layout.vocab);
+  where.cluster = static_cast<unsigned>(cluster);
+  return where;
+}
+
+template <typename Element>
+std::vector<float> filter_logits(const Batch<Element>& batch, const Filters& filters, int cluster,
+                                 int64_t valid_vocab, std::vector<RowStatus>& status) {
+  FilterLogitsArguments arguments;
+  arguments.logits = batch.memory.data() + batch.misaligned;
+  arguments.dtype = dtype_of<Element>();
+  arguments.layout = arguments.output_layout = batch.layout();
+  arguments.filters.temperature.value = filters.temperature;
+  arguments.filters.top_p.value = filters.top_p;
+  arguments.filters.top_k.value = filters.top_k;
+  arguments.filters.min_p.value = filters.min_p;
+  arguments.filters.valid_vocab.value = valid_vocab;
+  arguments.filter_value = -std::numeric_limits<float>::infinity();
+  std::vector<float> output(static_cast<size_t>(batch.num_rows * batch.vocab), -7.0f);
+  status.assign(static_cast<size_t>(batch.num_rows), RowStatus::kNoFiniteLogit);
+  arguments.output = output.data();
+  arguments.status = status.data();
+  const gpu::Launch where = shape_of(arguments, cluster);
+  if (cluster == 1) gpu::launch(&cuda::filter_logits_kernel<Element, 1>, where, arguments);
+  if (cluster == 2) gpu::launch(&cuda::filter_logits_kernel<Element, 2>, where, arguments);
+  if (cluster == 4) gpu::launch(&cuda::filter_logits_kernel<Element, 4>, where, arguments);
+  if (cluster == 8) gpu::launch(&cuda::filter_logits_kernel<Element, 8>, where, arguments);
+  return output;
+}
+
+template <typename Element>
+std::vector<float> distribution_stats(const Batch<Element>& batch, float temperature, int cluster,
+                                      std::vector<RowStatus>& status) {
+  DistributionStatsArguments arguments;
+  arguments.logits = batch.memory.data() + batch.misaligned;
+  arguments.dtype = dtype_of<Element>();
+  arguments.layout = batch.layout();
+  arguments.temperature.value = temperature;
+  std::vector<float> output(static_cast<size_t>(batch.num_rows * kNumStats), -7.0f);
+  status.assign(static_cast<size_t>(batch.num_rows), RowStatus::kNoFiniteLogit);
+  arguments.output = output.data();
+  arguments.status = status.data();
+  const gpu::Launch where = shape_of(arguments, cluster);
+  if (cluster == 1) gpu::launch(&cuda::distribution_stats_kernel<Element, 1>, where, arguments);
+  if (cluster == 2) gpu::launch(&cuda::distribution_stats_kernel<Element, 2>, where, arguments);
+  if (cluster == 4) gpu::launch(&cuda::distribution_stats_kernel<Element, 4>, where, arguments);
+  if (cluster == 8) gpu::launch(&cuda::distribution_stats_kernel<Element, 8>, where, arguments);
+  return output;
+}
+
+template <typename Element>
+void start_sample(const SampleArguments& arguments, int cluster) {
+  const gpu::Launch where = shape_of(arguments, cluster);
+  if (cluster == 1) gpu::launch(&cuda::sample_kernel<Element, 1>, where, arguments);
+  if (cluster == 2) gpu::launch(&cuda::sample_kernel<Element, 2>, where, arguments);
+  if (cluster == 4) gpu::launch(&cuda::sample_kernel<Element, 4>, where, arguments);
+  if (cluster == 8) gpu::launch(&cuda::sample_kernel<Element, 8>, where, arguments);
+}
+
+constexpr int64_t kSeed = 0x123456789abcdefLL;
+
+template <typename Element>
+SampleResult sample(const Batch<Element>& batch, const std::vector<Filters>& filters, int cluster,
+                    int num_samples, bool info, int64_t valid_vocab) {
+  const size_t rows = static_cast<size_t>(batch.num_rows);
+  std::vector<float> temperature, top_p, min_p;
+  std::vector<int64_t> top_k, seed, offset;
+  for (size_t row = 0; row < rows; ++row) {
+    temperature.push_back(filters[row].temperature);
+    top_p.push_back(filters[row].top_p);
+    top_k.push_back(filters[row].top_k);
+    min_p.push_back(filters[row].min_p);
+    seed.push_back(kSeed);
+    offset.push_back(static_cast<int64_t>(row) * 977);
+  }
+  SampleArguments arguments;
+  arguments.logits = batch.memory.data() + batch.misaligned;
+  arguments.dtype = dtype_of<Element>();
+  arguments.layout = batch.layout();
+  arguments.filters.temperature.per_row = temperature.data();
+  arguments.filters.top_p.per_row = top_p.data();
+  arguments.filters.top_k.per_row = top_k.data();
+  arguments.filters.min_p.per_row = min_p.data();
+  arguments.filters.valid_vocab.value = valid_vocab;
+  arguments.seed.per_row = seed.data();
+  arguments.offset.per_row = offset.data();
+  arguments.num_samples = num_samples;
+  SampleResult result;
+  result.tokens.assign(rows * static_cast<size_t>(num_samples), -7);
+  result.status.assign(rows, RowStatus::kNoFiniteLogit);
+  arguments.tokens = result.tokens.data();
+  arguments.status = result.status.data();
+  if (info) {
+    result.logprobs.assign(result.tokens.size(), -7.0f);
+    result.raw_logprobs.assign(result.tokens.size(), -7.0f);
+    result.kept.assign(rows, -7);
+    result.log_kept_mass.assign(rows, -7.0f);
+    arguments.logprobs = result.logprobs.data();
+    arguments.raw_logprobs = result.raw_logprobs.data();
+    arguments.kept = result.kept.data();
+    arguments.log_kept_mass = result.log_kept_mass.data();
+  }
+  const uint64_t before = emulation::device.bytes_loaded;
+  start_sample<Element>(arguments, cluster);
+  result.bytes_loaded = emulation::device.bytes_loaded - before;
+  return result;
+}
+
+}  // namespace autodeco::tests

@@ -1,0 +1,171 @@
+// The functions of csrc/cuda/gpu.cuh on the emulated device.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+
+#include "device.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+
+namespace autodeco::gpu {
+
+using emulation::Location;
+
+struct Words4 {
+  uint32_t word[4];
+};
+
+AUTODECO_EMULATOR unsigned thread_index() { return emulation::device.current->index; }
+AUTODECO_EMULATOR unsigned num_threads() { return emulation::device.block_threads; }
+AUTODECO_EMULATOR unsigned block_index() { return emulation::device.current->block->index; }
+AUTODECO_EMULATOR unsigned lane_index() { return emulation::device.current->index % 32; }
+AUTODECO_EMULATOR unsigned warp_index() { return emulation::device.current->index / 32; }
+AUTODECO_EMULATOR unsigned cluster_rank() { return emulation::device.current->block->rank; }
+AUTODECO_EMULATOR char* shared_memory() { return emulation::device.current->block->shared; }
+
+AUTODECO_EMULATOR void block_barrier(Location location = Location::current()) {
+  emulation::wait(emulation::device.current->block->barrier, location);
+}
+AUTODECO_EMULATOR void cluster_barrier(Location location = Location::current()) {
+  emulation::wait(*emulation::device.current->block->cluster_barrier, location);
+}
+AUTODECO_EMULATOR void warp_barrier(Location location = Location::current()) {
+  emulation::warp_wait(location);
+}
+
+AUTODECO_EMULATOR char* peer_memory(unsigned rank) {
+  return emulation::device.current->block->peers[rank]->shared;
+}
+template <typename T>
+T* cluster_peer(T* local, unsigned rank) {
+  const auto offset =
+      reinterpret_cast<char*>(const_cast<std::remove_const_t<T>*>(local)) - shared_memory();
+  return reinterpret_cast<T*>(peer_memory(rank) + offset);
+}
+
+template <typename T>
+AUTODECO_EMULATOR uint64_t to_word(T value) {
+  uint64_t word = 0;
+  __builtin_memcpy(&word, &value, sizeof value);
+  return word;
+}
+template <typename T>
+AUTODECO_EMULATOR T from_word(uint64_t word) {
+  T value;
+  __builtin_memcpy(&value, &word, sizeof value);
+  return value;
+}
+
+template <typename T>
+AUTODECO_EMULATOR T shuffle(T value, unsigned lane, Location at = Location::current()) {
+  return from_word<T>(emulation::exchange(to_word(value), at.file_name(), at.line(), false)[lane]);
+}
+template <typename T>
+AUTODECO_EMULATOR T shuffle_xor(T value, int mask, Location at = Location::current()) {
+  const unsigned lane = lane_index() ^ static_cast<unsigned>(mask);
+  return from_word<T>(emulation::exchange(to_word(value), at.file_name(), at.line(), false)[lane]);
+}
+template <typename T>
+AUTODECO_EMULATOR T shuffle_up(T value, unsigned distance, Location at = Location::current()) {
+  const unsigned me = lane_index();
+  const unsigned lane = me >= distance ? me - distance : me;
+  return from_word<T>(emulation::exchange(to_word(value), at.file_name(), at.line(), false)[lane]);
+}
+AUTODECO_EMULATOR unsigned ballot(bool condition, Location at = Location::current()) {
+  const uint64_t* votes = emulation::exchange(condition, at.file_name(), at.line(), false);
+  unsigned result = 0;
+  for (unsigned lane = 0; lane < 32; ++lane) result |= (votes[lane] != 0 ? 1u : 0u) << lane;
+  return result;
+}
+
+// Relaxed, as on the device: an atomic operation orders nothing else.
+inline uint32_t atomic_add(uint32_t* address, uint32_t value) {
+  return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
+}
+inline uint32_t atomic_or(uint32_t* address, uint32_t value) {
+  return __atomic_fetch_or(address, value, __ATOMIC_RELAXED);
+}
+inline uint32_t atomic_load(const uint32_t* address) {
+  return __atomic_load_n(address, __ATOMIC_RELAXED);
+}
+inline uint32_t atomic_max(uint32_t* address, uint32_t value) {
+  uint32_t before = __atomic_load_n(address, __ATOMIC_RELAXED);
+  while (before < value && !__atomic_compare_exchange_n(address, &before, value, false,
+                                                        __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return before;
+}
+
+AUTODECO_EMULATOR void count_bytes(uint64_t bytes) { emulation::device.bytes_loaded += bytes; }
+
+inline Words4 load_words4(const void* address) {
+  count_bytes(sizeof(Words4));
+  if (reinterpret_cast<uintptr_t>(address) % sizeof(Words4) != 0) {
+    emulation::fail("misaligned 16-byte load", "", 0);
+  }
+  return *static_cast<const Words4*>(address);
+}
+template <typename T>
+T load(const T* address) {
+  count_bytes(sizeof(T));
+  return *address;
+}
+
+inline float exp2_approximate(float x) { return std::exp2(x); }
+inline float max_or_nan(float a, float b) {
+  if (a != a || b != b) return std::bit_cast<float>(0x7fffffffu);
+  return a > b ? a : b;
+}
+inline uint64_t multiply_high(uint64_t a, uint64_t b) {
+  return static_cast<uint64_t>((static_cast<unsigned __int128>(a) * b) >> 64);
+}
+inline float float_of_half(uint16_t bits) {
+  const uint32_t magnitude = bits & 0x7fffu;
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
+  const bool finite = magnitude < 0x7c00u;
+  const float scaled = std::bit_cast<float>(magnitude << 13) * 0x1p112f;
+  const uint32_t special = 0x7f800000u | (magnitude & 0x3ffu) << 13;
+  return std::bit_cast<float>((finite ? std::bit_cast<uint32_t>(scaled) : special) | sign);
+}
+inline uint16_t half_of_float(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t sign = bits >> 16 & 0x8000u;
+  const float magnitude = std::fabs(value);
+  if (magnitude < 0x1p-14f) return sign | static_cast<uint32_t>(magnitude * 0x1p24f);
+  if (std::isinf(value)) return sign | 0x7c00u;
+  return sign | ((bits & 0x7fffffffu) - (112u << 23)) >> 13;
+}
+
+struct Launch {
+  int64_t blocks = 1;
+  unsigned threads = 32;
+  size_t shared_bytes = 0;
+  unsigned cluster = 1;
+  void* stream = nullptr;
+};
+
+// What goes wrong in an emulated kernel is thrown, not returned.
+template <typename Arguments>
+int launch(void (*kernel)(Arguments), const Launch& where, const Arguments& arguments) {
+  struct Call {
+    void (*kernel)(Arguments);
+    const Arguments* arguments;
+  } call = {kernel, &arguments};
+  emulation::run_grid(
+      {static_cast<unsigned>(where.blocks), where.threads, where.shared_bytes, where.cluster},
+      [](void* context) {
+        Call& call = *static_cast<Call*>(context);
+        call.kernel(*call.arguments);
+      },
+      &call);
+  return 0;
+}
+
+}  // namespace autodeco::gpu
