@@ -114,7 +114,7 @@ __device__ __forceinline__ void finish_moments(const DistributionStatsArguments&
 }
 
 template <typename Element, int kCluster>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     distribution_stats_kernel(DistributionStatsArguments arguments) {
   const int64_t row_index = gpu::block_index() / kCluster;
   const int64_t columns = arguments.layout.vocab;

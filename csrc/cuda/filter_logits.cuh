@@ -85,7 +85,7 @@ __device__ __forceinline__ Command decide(const Row<Element>& row, const Team<kC
 }
 
 template <typename Element, int kCluster>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     filter_logits_kernel(FilterLogitsArguments arguments) {
   const int64_t row_index = gpu::block_index() / kCluster;
   const int64_t columns =

@@ -11,6 +11,14 @@ namespace autodeco::cuda {
 // Two blocks of 10 warps on a multiprocessor leave 96 registers a thread (at 80 two values spill)
 // and 20 segments on the way from memory: 40 KB of a 16-bit row.
 constexpr unsigned kThreads = 320;
+// How many blocks the shared memory of a multiprocessor holds, which bounds the registers of each:
+// two on the data centre chips, one where it has 100 KB.
+#if defined(__CUDA_ARCH__) && \
+    (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
+constexpr unsigned kBlocksPerMultiprocessor = 1;
+#else
+constexpr unsigned kBlocksPerMultiprocessor = 2;
+#endif
 constexpr unsigned kListCapacity = 4096;  // candidates a block can hold
 constexpr int kBins = 2048;
 constexpr int kSubKeys = 32;  // values of the last radix digit

@@ -152,7 +152,8 @@ __device__ __forceinline__ void lead_row(const SampleArguments& arguments, int64
 }
 
 template <typename Element, int kCluster>
-__global__ void __launch_bounds__(kThreads, 2) sample_kernel(SampleArguments arguments) {
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+    sample_kernel(SampleArguments arguments) {
   const int64_t row_index = gpu::block_index() / kCluster;
   const int64_t columns =
       existing_columns(arguments.layout.vocab, value_at(arguments.filters.valid_vocab, row_index));
