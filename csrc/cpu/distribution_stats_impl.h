@@ -3,8 +3,8 @@
 #pragma once
 
 #include "autodeco/distribution_stats.h"
-#include "exp_log.h"
-#include "row_scan.h"
+#include "autodeco/filters.h"
+#include "row_summary.h"
 
 namespace autodeco::cpu::AUTODECO_ISA {
 namespace {
@@ -23,92 +23,89 @@ struct LargestLogits {
     logits[slot] = logit;
   }
 
-  void insert_block(const Block& block) {
-    for (int i = 0; i < block.size; ++i) {
-      if (block.logits[i] > logits[kTopCount - 1]) insert(block.logits[i]);
+  template <typename Element>
+  void insert_block(const Block<Element>& block) {
+    for (int i = 0; i < block.padded; i += kLanes) {
+      const Floats values = load(block.data + i);
+      uint32_t larger_bits = bits_of(values > logits[kTopCount - 1]);
+      for (; larger_bits != 0; larger_bits &= larger_bits - 1) {
+        const float logit = values[__builtin_ctz(larger_bits)];
+        if (logit > logits[kTopCount - 1]) insert(logit);
+      }
     }
   }
 };
 
-// Sums in double, in an order fixed by the block alone, so that results do not depend on threads.
-struct DoubleLanes {
-  double lane[kLanes] = {};
+struct Moments {
+  double entropy = 0.0;
+  double squares = 0.0;  // of q - 1 / V
+};
 
-  void add(const float* values, int padded) {
-    for (int i = 0; i < padded; i += kLanes) {
-      for (int j = 0; j < kLanes; ++j) lane[j] += static_cast<double>(values[i + j]);
+template <bool kPlain, typename Element>
+void add_moments(const Block<Element>& block, const Scaling& scaling, float max, float inverse,
+                 float mean, Moments& moments) {
+  constexpr int kChains = 2;
+  Floats entropy[kChains] = {};
+  Floats squares[kChains] = {};
+  for (int i = 0; i < block.padded; i += kChains * kLanes) {
+    for (int chain = 0; chain < kChains; ++chain) {
+      const int column = i + chain * kLanes;
+      const Floats logits = load(block.data + column);
+      const Floats q = scaling.weights<kPlain>(logits, max) * inverse;
+      entropy[chain] += q * log_positive(q + kStatsEpsilon);
+      Floats deviation = q - mean;
+      // Padding is no token.
+      for (int lane = kLanes - 1; lane >= 0 && column + lane >= block.size; --lane) {
+        deviation[lane] = 0.0f;
+      }
+      squares[chain] += deviation * deviation;
     }
   }
-
-  double total() const {
-    double sum = 0.0;
-    for (const double value : lane) sum += value;
-    return sum;
-  }
-};
+  moments.entropy += static_cast<double>(sum_of_lanes(entropy[0] + entropy[1]));
+  moments.squares += static_cast<double>(sum_of_lanes(squares[0] + squares[1]));
+}
 
 template <typename Element>
 void stats_row(const DistributionStatsArguments& arguments, int64_t row_index,
                const Row<Element>& row) {
   float* output = arguments.output + row_index * kNumStats;
+  const float temperature = value_at(arguments.temperature, row_index);
+  const RowStatus temperature_fault = temperature_status(temperature);
+  const Scaling scaling(temperature + kStatsEpsilon);
+  RowSummary summary;
+  summarize(row, temperature_fault == RowStatus::kValid ? &scaling : nullptr, summary);
   // The logits first: where they are NaN, the temperature that a head made of them is too.
-  const RowScan scan = scan_row(row);
-  RowStatus status = scan.status;
-  if (status == RowStatus::kValid) {
-    status = temperature_status(value_at(arguments.temperature, row_index));
-  }
+  const RowStatus status = summary.status == RowStatus::kValid ? temperature_fault : summary.status;
   arguments.status[row_index] = status;
   if (status != RowStatus::kValid) {
     for (int i = 0; i < kNumStats; ++i) output[i] = kNaN;
     return;
   }
-  const Scaling scaling(scan, value_at(arguments.temperature, row_index) + kStatsEpsilon);
-  alignas(64) float values[kBlock];
-  alignas(64) float weights[kBlock];
-
-  DoubleLanes weight_sum;
-  LargestLogits largest;
-  for_each_block(row, [&](const Block& block) {
-    for (int i = 0; i < block.padded; ++i) {
-      weights[i] = exp_nonpositive(scaling(block.logits[i]));
-    }
-    weight_sum.add(weights, block.padded);
-    largest.insert_block(block);
-    return true;
-  });
-  const double total = weight_sum.total();
+  const double total = static_cast<double>(summary.mass) / kMassScale;
   const float inverse = static_cast<float>(1.0 / total);
-  const float mean = static_cast<float>(1.0 / static_cast<double>(row.vocab));
-
-  DoubleLanes entropy;
-  DoubleLanes squares;
-  for_each_block(row, [&](const Block& block) {
-    for (int i = 0; i < block.padded; ++i) {
-      weights[i] = exp_nonpositive(scaling(block.logits[i])) * inverse;
+  const float mean = static_cast<float>(1.0 / static_cast<double>(row.vocab()));
+  LargestLogits largest;
+  Moments moments;
+  with_plainness(scaling, [&](auto plain) {
+    for (int number = 0; number < row.num_blocks(); ++number) {
+      const Block<Element> block = row.block(number);
+      if (summary.block_max[number] > largest.logits[kTopCount - 1]) largest.insert_block(block);
+      add_moments<plain()>(block, scaling, summary.max, inverse, mean, moments);
     }
-    for (int i = 0; i < block.padded; ++i) {
-      values[i] = weights[i] * log_positive(weights[i] + kStatsEpsilon);
-    }
-    entropy.add(values, block.padded);
-    for (int i = 0; i < block.padded; ++i) {
-      const float deviation = weights[i] - mean;
-      values[i] = i < block.size ? deviation * deviation : 0.0f;  // padding is no token
-    }
-    squares.add(values, block.padded);
-    return true;
   });
-
   double largest_sum = 0.0;
   for (const float logit : largest.logits) {
-    largest_sum += static_cast<double>(exp_nonpositive(scaling(logit)));
+    if (logit == -kInfinity) continue;
+    largest_sum += static_cast<double>(scaling.weights(splat(logit), summary.max)[0]);
   }
-  output[0] = static_cast<float>(1.0 / total);
-  output[1] = static_cast<float>(-entropy.total());
+  const double share = largest_sum / total;
+  output[0] = inverse;
+  output[1] = static_cast<float>(-moments.entropy);
   // The variance of a single number is not defined; we call it 0.
-  output[2] = row.vocab > 1
-                  ? static_cast<float>(squares.total() / static_cast<double>(row.vocab - 1))
+  output[2] = row.vocab() > 1
+                  ? static_cast<float>(moments.squares / static_cast<double>(row.vocab() - 1))
                   : 0.0f;
-  output[3] = static_cast<float>(largest_sum / total);
+  output[3] = static_cast<float>(share < 1.0 ? share : 1.0);
 }
 
 void distribution_stats_rows(const DistributionStatsArguments& arguments, int64_t begin,

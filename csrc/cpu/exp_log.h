@@ -1,44 +1,50 @@
-// exp and log that the compiler can vectorise. Polynomials are minimax fits on the reduced range.
+// exp2 and log of vectors. Polynomials are minimax fits on the reduced range.
 #pragma once
 
-#include <bit>
-#include <cstdint>
+#include "simd.h"
 
 namespace autodeco::cpu::AUTODECO_ISA {
 namespace {
 
-// ln 2 in two words: the first has 9 significant bits, so n * kLn2High is exact for |n| < 2^15.
-constexpr float kLn2High = 0.693359375f;
-constexpr float kLn2Low = -2.12194440e-4f;
-// Adding 1.5 * 2^23 rounds a float of small magnitude to an integer, which is left in the low bits.
-constexpr float kRoundToInteger = 12582912.0f;
-
-// exp(x) for x in [-inf, 0], error below 1.1 ulp; 0 below -87, where no fixed-point mass is left.
-inline float exp_nonpositive(float x) {
-  const float clamped = x < -87.0f ? -87.0f : x;
-  const float shifted = clamped * 1.44269504f + kRoundToInteger;
-  const float n = shifted - kRoundToInteger;
-  const float r = (clamped - n * kLn2High) - n * kLn2Low;
-  float p = 0x1.6d112cp-10f;
-  p = p * r + 0x1.120b90p-7f;
-  p = p * r + 0x1.55551ap-5f;
-  p = p * r + 0x1.5554dcp-3f;
-  p = p * r + 0.5f;
-  const float y = (p * (r * r) + r) + 1.0f;
-  const uint32_t exponent =
-      std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(kRoundToInteger) + 127u;
-  const float result = y * std::bit_cast<float>(exponent << 23);
-  return x < -87.0f ? 0.0f : result;
+// 2^x for x in [-inf, 0], error below 1 ulp; 2^-126 below -126. NaN stays NaN, 2^0 is 1.
+inline Floats exp2_nonpositive(Floats x) {
+  x = larger(splat(-126.0f), x);
+#if defined(__AVX512F__)
+  const __m512 whole = _mm512_roundscale_ps(reinterpret_cast<__m512>(x),
+                                            _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const Floats n = reinterpret_cast<Floats>(whole);
+#else
+  // Adding 1.5 * 2^23 rounds to an integer, which is left in the low bits.
+  constexpr float kRoundToInteger = 12582912.0f;
+  const Floats shifted = x + kRoundToInteger;
+  const Floats n = shifted - kRoundToInteger;
+#endif
+  const Floats r = x - n;
+  // Minimax fit of (2^r - 1) / r on [-1/2, 1/2], relative error of 2^r below 2e-9.
+  Floats p = splat(0x1.41fbc2p-13f);
+  p = p * r + 0x1.5f3e54p-10f;
+  p = p * r + 0x1.3b2d4cp-7f;
+  p = p * r + 0x1.c6aee8p-5f;
+  p = p * r + 0x1.ebfbdcp-3f;
+  p = p * r + 0x1.62e430p-1f;
+  p = p * r + 1.0f;
+#if defined(__AVX512F__)
+  return reinterpret_cast<Floats>(_mm512_scalef_ps(reinterpret_cast<__m512>(p), whole));
+#else
+  return reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) +
+                                  (reinterpret_cast<Ints>(shifted) << 23));
+#endif
 }
 
 // ln(x) for normal positive x, absolute error below 1e-6.
-inline float log_positive(float x) {
-  const int32_t bits = std::bit_cast<int32_t>(x);
-  const int32_t exponent = (bits - 0x3f3504f3) >> 23;  // mantissa in [sqrt(1/2), sqrt(2))
-  const float f =
-      std::bit_cast<float>(bits - static_cast<int32_t>(static_cast<uint32_t>(exponent) << 23)) -
-      1.0f;
-  float p = 0x1.1d8ea6p-4f;
+inline Floats log_positive(Floats x) {
+  // ln 2 in two words: the first has 9 significant bits, so n * kLn2High is exact.
+  constexpr float kLn2High = 0.693359375f;
+  constexpr float kLn2Low = -2.12194440e-4f;
+  const Ints bits = reinterpret_cast<Ints>(x);
+  const Ints exponent = (bits - 0x3f3504f3) >> 23;  // mantissa in [sqrt(1/2), sqrt(2))
+  const Floats f = reinterpret_cast<Floats>(bits - (exponent << 23)) - 1.0f;
+  Floats p = splat(0x1.1d8ea6p-4f);
   p = p * f - 0x1.d635bcp-4f;
   p = p * f + 0x1.dea282p-4f;
   p = p * f - 0x1.fcf4c6p-4f;
@@ -47,9 +53,9 @@ inline float log_positive(float x) {
   p = p * f + 0x1.999d5ap-3f;
   p = p * f - 0x1.fffffcp-3f;
   p = p * f + 0x1.555554p-2f;
-  const float n = static_cast<float>(exponent);
-  const float square = f * f;
-  const float tail = (f * square * p + n * kLn2Low) - 0.5f * square;
+  const Floats n = __builtin_convertvector(exponent, Floats);
+  const Floats square = f * f;
+  const Floats tail = (f * square * p + n * kLn2Low) - 0.5f * square;
   return (f + tail) + n * kLn2High;
 }
 

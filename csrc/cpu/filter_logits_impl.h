@@ -7,37 +7,67 @@
 namespace autodeco::cpu::AUTODECO_ISA {
 namespace {
 
+inline void store(float* target, Floats values) { std::memcpy(target, &values, sizeof(values)); }
+
+inline void fill(float* output, int64_t begin, int64_t end, float value) {
+  for (int64_t i = begin; i < end; ++i) output[i] = value;
+}
+
+// Reads every logit before it writes the output of the same column, so that the output may be the
+// logits themselves.
+template <typename Element>
+void write_block(const Block<Element>& block, const KeptSet& kept, float temperature,
+                 float filter_value, float* output) {
+  const float cut = logit_of_key(kept.key);
+  alignas(64) float last[kBlock];
+  for (int i = 0; i < block.padded; i += kLanes) {
+    const Floats logits = load(block.data + i);
+    const Floats scaled = logits / temperature;
+    const Floats low = larger(splat(-kLargestFloat), scaled);
+    const Floats saturated = low > kLargestFloat ? splat(kLargestFloat) : low;
+    Floats result = logits > cut ? saturated : splat(filter_value);
+    const int column = block.begin + i;
+    for (uint32_t ties = bits_of(logits == cut); ties != 0; ties &= ties - 1) {
+      const int lane = __builtin_ctz(ties);
+      if (column + lane <= kept.last_tie) result[lane] = saturated[lane];
+    }
+    if (i + kLanes <= block.size) {
+      store(output + column, result);
+    } else {
+      store(last, result);
+      for (int lane = 0; i + lane < block.size; ++lane) output[column + lane] = last[lane];
+    }
+  }
+}
+
 template <typename Element>
 void filter_row(const FilterLogitsArguments& arguments, int64_t row_index,
                 const Row<Element>& row) {
   float* output = arguments.output + row_offset(arguments.output_layout, row_index);
-  const int64_t vocab = arguments.layout.vocab;
+  const float row_temperature = value_at(arguments.filters.temperature, row_index);
   RowStatus status = filter_status(arguments.filters, row_index);
-  RowScan scan;
+  const Scaling scaling(row_temperature > 0.0f ? row_temperature : 1.0f);
+  Search search;
   if (status == RowStatus::kValid) {
-    scan = scan_row(row);
-    status = scan.status;
+    summarize(row, row_temperature > 0.0f ? &scaling : nullptr, search.summary);
+    status = search.summary.status;
   }
   arguments.status[row_index] = status;
   if (status != RowStatus::kValid) {
-    for (int64_t i = 0; i < vocab; ++i) output[i] = arguments.filter_value;
+    fill(output, 0, arguments.layout.vocab, arguments.filter_value);
     return;
   }
-  const KeptSet kept = find_kept_set(row, scan, arguments.filters, row_index);
-  const float row_temperature = value_at(arguments.filters.temperature, row_index);
+  const KeptSet kept = KeptSetFinder(row, scaling, search).find(arguments.filters, row_index);
   const float temperature = row_temperature == 0.0f ? 1.0f : row_temperature;
-  const float filter_value = arguments.filter_value;
-  for_each_block(row, [&](const Block& block) {
-    for (int i = 0; i < block.size; ++i) {
-      const float scaled = block.logits[i] / temperature;
-      const float low = scaled < -kLargestFloat ? -kLargestFloat : scaled;
-      const float saturated = low > kLargestFloat ? kLargestFloat : low;
-      const bool keep = kept.contains(order_key(block.logits[i]), block.begin + i);
-      output[block.begin + i] = keep ? saturated : filter_value;
+  for (int number = 0; number < row.num_blocks(); ++number) {
+    const Block<Element> block = row.block(number);
+    if (search.summary.block_max[number] < logit_of_key(kept.key)) {
+      fill(output, block.begin, block.begin + block.size, arguments.filter_value);
+    } else {
+      write_block(block, kept, temperature, arguments.filter_value, output);
     }
-    return true;
-  });
-  for (int64_t i = row.vocab; i < vocab; ++i) output[i] = filter_value;
+  }
+  fill(output, row.vocab(), arguments.layout.vocab, arguments.filter_value);
 }
 
 void filter_logits_rows(const FilterLogitsArguments& arguments, int64_t begin, int64_t end) {

@@ -1,213 +1,358 @@
-// The kept set of a row, found without sorting: a weighted radix select over order keys.
+// The kept set of a row, found without sorting.
 //
 // Every filter keeps a prefix of the total order (logit descending, index ascending), so the kept
-// set is described by the key of its last token and, among tokens equal to it, the last index.
-// A prefix is found in three digits of the key (11 + 11 + 10 bits): one histogram per digit, counts
-// and masses together, whatever the row looks like.
+// set is described by the key of its last token and, among tokens equal to it, the last index. The
+// search narrows an interval of keys in which that last token lies:
+//   1. tokens near the maximum are listed: rows of language models end here;
+//   2. a sample of the row guesses a narrower interval, one pass lists it and weighs what is above;
+//   3. where a guess fails or the list is full, histograms of keys narrow the interval for certain.
 #pragma once
 
 #include <cmath>
 
-#include "autodeco/order.h"
-#include "row_scan.h"
+#include "autodeco/filters.h"
+#include "sampled_interval.h"
 
 namespace autodeco::cpu::AUTODECO_ISA {
 namespace {
 
 struct KeptSet {
-  uint32_t key = 0;       // of the last kept token
-  int64_t last_tie = -1;  // tokens with this key are kept up to this index
+  uint32_t key = 0;   // of the last kept token
+  int last_tie = -1;  // tokens with this key are kept up to this index
   int64_t count = 0;
   uint64_t mass = 0;
   uint64_t row_mass = 0;  // of all columns, before any filter
+  bool all = false;       // every finite token; `count` is then an upper bound
+  // Where the kept tokens are: in the list, or summed up per block in the summary.
+  bool listed = false;
 
-  bool contains(uint32_t token_key, int64_t index) const {
-    return token_key > key || (token_key == key && index <= last_tie);
+  bool contains(float logit, int column) const {
+    const uint32_t token_key = order_key(logit);
+    return (token_key > key) | ((token_key == key) & (column <= last_tie));
   }
 };
 
-constexpr int kRadixBits = 11;
-constexpr int kRadixBins = 1 << kRadixBits;
-constexpr int kDigitShifts[] = {21, 10, 0};
-constexpr int kNumDigits = 3;
-
-struct Histogram {
-  uint64_t mass[kRadixBins];
-  uint32_t count[kRadixBins];
-
-  void clear() {
-    for (int bin = 0; bin < kRadixBins; ++bin) {
-      mass[bin] = 0;
-      count[bin] = 0;
-    }
-  }
+// What the search for one row works with; 330 KB, on the stack of the calling thread. The masses of
+// blocks in the summary become those of their kept tokens.
+struct Search {
+  RowSummary summary;
+  CandidateList list;
+  Sample sample;
+  Histogram histogram;
 };
 
-// Digits of the tokens whose leading digits are `leading` (everything at the first digit).
-template <typename Element>
-void fill_histogram(const Row<Element>& row, const Scaling& scaling, int digit, uint32_t leading,
-                    Histogram& histogram) {
-  histogram.clear();
-  const int shift = kDigitShifts[digit];
-  const int leading_shift = digit == 0 ? 0 : kDigitShifts[digit - 1];
-  const uint32_t bin_mask =
-      digit == 0 ? kRadixBins - 1 : (1u << (kDigitShifts[digit - 1] - shift)) - 1;
-  alignas(64) uint64_t masses[kBlock];
-  alignas(64) uint32_t keys[kBlock];
-  for_each_block(row, [&](const Block& block) {
-    masses_of(block, scaling, masses);
-    for (int i = 0; i < block.padded; ++i) keys[i] = order_key(block.logits[i]);
-    for (int i = 0; i < block.size; ++i) {
-      if (digit != 0 && (keys[i] >> leading_shift) != leading) continue;
-      const uint32_t bin = (keys[i] >> shift) & bin_mask;
-      histogram.count[bin] += 1;
-      histogram.mass[bin] += masses[i];
-    }
-    return true;
-  });
-}
+constexpr uint32_t kLowestFiniteKey = 0x00800000u;  // of -FLT_MAX
+static_assert(logit_of_key(kLowestFiniteKey) == -kLargestFloat);
 
 template <typename Element>
-int64_t index_of_tie(const Row<Element>& row, uint32_t key, int64_t wanted) {
-  int64_t result = -1;
-  for_each_block(row, [&](const Block& block) {
-    for (int i = 0; i < block.size; ++i) {
-      if (order_key(block.logits[i]) == key && --wanted == 0) {
-        result = block.begin + i;
-        return false;
+class KeptSetFinder {
+ public:
+  KeptSetFinder(const Row<Element>& row, const Scaling& scaling, Search& search)
+      : row_(row), scaling_(scaling), search_(search) {
+    kept_.row_mass = search.summary.mass;
+  }
+
+  // The tokens that top_k, top_p and min_p leave, in that order.
+  KeptSet find(const FilterParameters& filters, int64_t row_index) {
+    const float temperature = value_at(filters.temperature, row_index);
+    const float top_p = value_at(filters.top_p, row_index);
+    const float min_p = value_at(filters.min_p, row_index);
+    const int64_t top_k = value_at(filters.top_k, row_index);
+    if (temperature == 0.0f || top_p <= 0.0f || min_p > 1.0f || top_k == 1) return first_token();
+    keep_all();
+    if (top_k > 0 && top_k < row_.vocab()) keep_first(static_cast<uint64_t>(top_k));
+    if (top_p < 1.0f) keep_mass(top_p);
+    if (min_p > 0.0f) keep_probable(temperature, min_p);
+    return kept_;
+  }
+
+ private:
+  uint32_t max_key() const { return order_key(search_.summary.max); }
+
+  KeptSet first_token() {
+    kept_.key = max_key();
+    kept_.last_tie = search_.summary.argmax;
+    kept_.count = 1;
+    kept_.mass = fixed_mass(1.0f);
+    return kept_;
+  }
+
+  // Everything that is finite. The count is known only to lie below the number of columns.
+  void keep_all() {
+    kept_.key = kLowestFiniteKey;
+    kept_.last_tie = row_.vocab();
+    kept_.count = row_.vocab();
+    kept_.mass = kept_.row_mass;
+    kept_.all = true;
+  }
+
+  void keep_first(uint64_t top_k) {
+    uint32_t near = kLowestFiniteKey;
+    if (top_k <= static_cast<uint64_t>(row_.num_blocks())) near = key_of_block_max(top_k);
+    keep_prefix(Measure::kCount, top_k, near, kLowestFiniteKey);
+  }
+
+  // A lower bound of the k-th largest logit: the k-th largest of the blocks' maxima.
+  uint32_t key_of_block_max(uint64_t k) {
+    CandidateList& list = search_.list;
+    list.clear();
+    for (int number = 0; number < row_.num_blocks(); ++number) {
+      if (search_.summary.block_max[number] == -kInfinity) continue;
+      list.logits[list.size] = search_.summary.block_max[number];
+      list.masses[list.size] = 0;
+      ++list.size;
+    }
+    if (static_cast<uint64_t>(list.size) < k) return kLowestFiniteKey;
+    list.pad();
+    return select_in_list(list, Measure::kCount, k, {}, search_.histogram).key;
+  }
+
+  void keep_mass(float top_p) {
+    const double wanted = std::ceil(static_cast<double>(top_p) * static_cast<double>(kept_.mass));
+    uint64_t target = kept_.mass;
+    if (wanted < static_cast<double>(kept_.mass)) target = static_cast<uint64_t>(wanted);
+    if (target == 0) target = 1;
+    if (kept_.listed) {
+      keep_listed(Measure::kMass, target);
+      return;
+    }
+    // Tokens of at most (1 - P) / V of the mass are too few to matter; half of that is safe from
+    // rounding where 1 - P is not itself of its size.
+    const double left_out = (1.0 - static_cast<double>(top_p)) * static_cast<double>(kept_.mass);
+    uint32_t lowest = kept_.key;
+    if (top_p < 1.0f - 1e-5f) lowest = key_of_mass(left_out / (2.0 * row_.vocab()));
+    // A token of a language model that is 1000 times less probable than what is left out is rarely
+    // needed; those above it are few.
+    const uint32_t near = key_of_mass(left_out / 1024.0);
+    keep_prefix(Measure::kMass, target, near > kept_.key ? near : kept_.key,
+                lowest > kept_.key ? lowest : kept_.key);
+  }
+
+  // Key of a logit whose mass is at most this.
+  uint32_t key_of_mass(double mass) const {
+    const double bits = std::log2(mass / kMassScale);
+    if (!(bits > -1000.0)) return kLowestFiniteKey;
+    const double logit = static_cast<double>(search_.summary.max) +
+                         bits / static_cast<double>(scaling_.bits_per_unit) /
+                             static_cast<double>(scaling_.logit_factor) /
+                             static_cast<double>(scaling_.difference_factor);
+    if (!(logit > -static_cast<double>(kLargestFloat))) return kLowestFiniteKey;
+    if (logit >= static_cast<double>(search_.summary.max)) return max_key();
+    return order_key(static_cast<float>(logit));
+  }
+
+  // Drops tokens with a probability below min_p times the largest: l < max + T ln(min_p).
+  void keep_probable(float temperature, float min_p) {
+    const double cut = static_cast<double>(search_.summary.max) +
+                       static_cast<double>(temperature) * std::log(static_cast<double>(min_p));
+    if (cut <= static_cast<double>(logit_of_key(kept_.key))) return;
+    float lowest = static_cast<float>(cut);  // then the smallest float >= cut
+    if (static_cast<double>(lowest) < cut) lowest = logit_of_key(order_key(lowest) + 1);
+    const uint32_t key = order_key(lowest);
+    if (key <= kept_.key) return;
+    kept_.key = key;
+    kept_.last_tie = row_.vocab();
+    kept_.all = false;
+    if (!kept_.listed) {
+      measure({key, max_key()}, WhenFull::kStop);
+      kept_.listed = search_.list.complete;
+    }
+    if (kept_.listed) {
+      shorten_list();
+      kept_.count = search_.list.size;
+      kept_.mass = search_.list.mass();
+      return;
+    }
+    // All tokens with exactly this key, if any, and everything above.
+    const Measured measured = measure({key, key});
+    const uint64_t ties = measured.inside.count;
+    PrefixEnd end = {key, ties, ties, measured.above};
+    end.amount.add({ties, ties * mass_of(key)});
+    add_ties(end);
+    kept_.count = static_cast<int64_t>(end.amount.count);
+    kept_.mass = end.amount.mass;
+  }
+
+  // The first tokens of the list whose count or mass reaches the target.
+  void keep_listed(Measure measure, uint64_t target) {
+    Measured measured;
+    measured.inside.count = static_cast<uint64_t>(search_.list.size);
+    end_prefix(measured, {}, measure, target);
+  }
+
+  int listed_tie(const PrefixEnd& end) const {
+    uint64_t left = end.kept_ties;
+    for (int i = 0;; ++i) {
+      if (order_key(search_.list.logits[i]) == end.key && --left == 0) {
+        return search_.list.columns[i];
       }
     }
-    return true;
-  });
-  return result;
-}
-
-enum class Measure { kCount, kMass };
-
-// The shortest prefix of the order whose count or mass reaches `target`, which must not exceed that
-// of the finite tokens. `first_digit` is the histogram of the first digit; `scratch` is
-// overwritten.
-template <typename Element>
-KeptSet shortest_prefix(const Row<Element>& row, const Scaling& scaling,
-                        const Histogram& first_digit, Measure measure, uint64_t target,
-                        Histogram& scratch) {
-  KeptSet kept;
-  const Histogram* histogram = &first_digit;
-  uint32_t leading = 0;
-  uint64_t count_above = 0;
-  uint64_t mass_above = 0;
-  int bin = 0;
-  for (int digit = 0; digit < kNumDigits; ++digit) {
-    if (digit > 0) {
-      fill_histogram(row, scaling, digit, leading, scratch);
-      histogram = &scratch;
-    }
-    const int digit_bits =
-        digit == 0 ? 32 - kDigitShifts[0] : kDigitShifts[digit - 1] - kDigitShifts[digit];
-    for (bin = (1 << digit_bits) - 1; bin > 0; --bin) {
-      const uint64_t reached = measure == Measure::kCount ? count_above + histogram->count[bin]
-                                                          : mass_above + histogram->mass[bin];
-      if (reached >= target) break;
-      count_above += histogram->count[bin];
-      mass_above += histogram->mass[bin];
-    }
-    leading = (leading << digit_bits) | static_cast<uint32_t>(bin);
-  }
-  // All tokens left in the bin are equal, so they share one mass.
-  const uint64_t ties = histogram->count[bin];
-  const uint64_t tie_mass = histogram->mass[bin] / ties;
-  const uint64_t needed = measure == Measure::kCount
-                              ? target - count_above
-                              : (target - mass_above + tie_mass - 1) / tie_mass;
-  kept.key = leading;
-  kept.count = static_cast<int64_t>(count_above + needed);
-  kept.mass = mass_above + needed * tie_mass;
-  kept.last_tie =
-      needed == ties ? row.vocab : index_of_tie(row, leading, static_cast<int64_t>(needed));
-  return kept;
-}
-
-// Drops tokens with a probability below min_p times the largest: l < max + T ln(min_p).
-template <typename Element>
-void apply_min_p(const Row<Element>& row, const RowScan& scan, const Scaling& scaling,
-                 float temperature, float min_p, KeptSet& kept) {
-  const double cut = static_cast<double>(scan.max) +
-                     static_cast<double>(temperature) * std::log(static_cast<double>(min_p));
-  if (cut <= static_cast<double>(scan.min_finite)) return;
-  float lowest = static_cast<float>(cut);  // then the smallest float >= cut
-  if (static_cast<double>(lowest) < cut) lowest = logit_of_key(order_key(lowest) + 1);
-  const uint32_t key = order_key(lowest);
-  if (key <= kept.key) return;
-  kept.key = key;
-  kept.last_tie = row.vocab;
-  kept.count = 0;
-  kept.mass = 0;
-  alignas(64) uint64_t masses[kBlock];
-  for_each_block(row, [&](const Block& block) {
-    masses_of(block, scaling, masses);
-    for (int i = 0; i < block.padded; ++i) {
-      const bool keep = order_key(block.logits[i]) >= key;
-      kept.count += keep;
-      kept.mass += keep ? masses[i] : 0;
-    }
-    return true;
-  });
-}
-
-// The tokens that top_k, top_p and min_p leave, in that order. The row must be valid.
-template <typename Element>
-KeptSet find_kept_set(const Row<Element>& row, const RowScan& scan, const FilterParameters& filters,
-                      int64_t row_index) {
-  const float temperature = value_at(filters.temperature, row_index);
-  const float top_p = value_at(filters.top_p, row_index);
-  const float min_p = value_at(filters.min_p, row_index);
-  const int64_t top_k = value_at(filters.top_k, row_index);
-
-  KeptSet first;
-  first.key = order_key(scan.max);
-  first.last_tie = scan.argmax;
-  first.count = 1;
-  first.mass = fixed_mass(1.0f);
-  if (temperature == 0.0f) {
-    first.row_mass = first.mass;
-    return first;
-  }
-  const Scaling scaling(scan, temperature);
-  if (top_p <= 0.0f || min_p > 1.0f || top_k == 1) {
-    first.row_mass = total_mass(row, scaling);
-    return first;
   }
 
-  KeptSet kept;
-  kept.key = order_key(-kInfinity);
-  kept.count = scan.num_finite;
-  const bool limits_count = top_k > 0 && top_k < scan.num_finite;
-  if (!limits_count && top_p >= 1.0f) {
-    kept.row_mass = total_mass(row, scaling);
-    kept.mass = kept.row_mass;
-  } else {
-    Histogram first_digit;
-    Histogram scratch;
-    fill_histogram(row, scaling, 0, 0, first_digit);
-    uint64_t row_mass = 0;
-    for (int bin = 0; bin < kRadixBins; ++bin) row_mass += first_digit.mass[bin];
-    kept.mass = row_mass;
-    if (limits_count) {
-      kept = shortest_prefix(row, scaling, first_digit, Measure::kCount,
-                             static_cast<uint64_t>(top_k), scratch);
-    }
-    if (top_p < 1.0f) {
-      const double wanted = std::ceil(static_cast<double>(top_p) * static_cast<double>(kept.mass));
-      uint64_t target = kept.mass;
-      if (wanted < static_cast<double>(kept.mass)) target = static_cast<uint64_t>(wanted);
-      kept = shortest_prefix(row, scaling, first_digit, Measure::kMass, target > 0 ? target : 1,
-                             scratch);
-    }
-    kept.row_mass = row_mass;
+  // Drops what is not kept from the list.
+  void shorten_list() {
+    search_.list.shorten([&](float logit, int column) { return kept_.contains(logit, column); });
   }
-  if (min_p > 0.0f) apply_min_p(row, scan, scaling, temperature, min_p, kept);
-  return kept;
-}
+
+  // The shortest prefix that reaches the target, which everything from `lowest` upwards does but
+  // for rounding. The first guess is what lies above `near`.
+  void keep_prefix(Measure measure_of, uint64_t target, uint32_t near, uint32_t lowest) {
+    constexpr int kSampledGuesses = 3;
+    // A row that fits the list is listed whole.
+    if (row_.vocab() <= CandidateList::kRoom || near < lowest) near = lowest;
+    Bounds bounds = {{lowest, max_key()}, {}, {static_cast<uint64_t>(kept_.count), kept_.mass}};
+    // Where this is too much for the list, nothing is lost by not knowing how much.
+    if (ends_in({near, max_key()}, WhenFull::kStop, measure_of, target, bounds)) return;
+    for (int i = 0; i < kSampledGuesses; ++i) {
+      search_.sample.take(row_, scaling_, search_.summary.max, bounds.keys);
+      const Interval guess = search_.sample.guess(bounds, measure_of, target);
+      if (ends_in(guess, WhenFull::kGoOn, measure_of, target, bounds)) return;
+    }
+    uint64_t count;
+    do {
+      count = narrow(bounds, measure_of, target);
+    } while (count > CandidateList::kRoom && bounds.keys.low != bounds.keys.high);
+    end_prefix(measure(bounds.keys), bounds.keys, measure_of, target);
+  }
+
+  Measured measure(Interval keys, WhenFull when_full = WhenFull::kGoOn) {
+    return measure_interval(row_, scaling_, keys, when_full, search_.summary, search_.list);
+  }
+
+  // Whether the prefix ends in the guessed interval and is now known; if not, the bounds are
+  // closer.
+  bool ends_in(Interval guess, WhenFull when_full, Measure measure_of, uint64_t target,
+               Bounds& bounds) {
+    const Measured measured = measure(guess, when_full);
+    if (!search_.list.complete && guess.low != guess.high && when_full == WhenFull::kStop) {
+      return false;
+    }
+    // Where both ends agree with the bounds there is no other place; what misses is rounding, and
+    // so is 2^-21 of a mass.
+    if (measured.above.of(measure_of) >= target && guess.high < bounds.keys.high) {
+      bounds.keys.low = guess.high + 1;
+      bounds.upto = measured.above;
+      return false;
+    }
+    Amount upto = measured.above;
+    upto.add(measured.inside);
+    const uint64_t slack = measure_of == Measure::kMass ? target >> 21 : 0;
+    if (upto.of(measure_of) + slack < target && guess.low > bounds.keys.low) {
+      bounds.keys.high = guess.low - 1;
+      bounds.above = upto;
+      return false;
+    }
+    if (search_.list.complete || guess.low == guess.high) {
+      end_prefix(measured, guess, measure_of, target);
+      return true;
+    }
+    bounds = {guess, measured.above, upto};
+    return false;
+  }
+
+  uint64_t mass_of(uint32_t key) const {
+    return scaling_.mass(logit_of_key(key), search_.summary.max);
+  }
+
+  // Histograms the bounds and moves them to the bin the prefix ends in; returns its tokens.
+  uint64_t narrow(Bounds& bounds, Measure measure_of, uint64_t target) {
+    Histogram& histogram = search_.histogram;
+    CandidateList& list = search_.list;
+    histogram.start(bounds.keys, Histogram::kBins);
+    const float low = logit_of_key(bounds.keys.low);
+    const float high = logit_of_key(bounds.keys.high);
+    for (int number = 0; number < row_.num_blocks(); ++number) {
+      if (search_.summary.block_max[number] < low) continue;
+      const Block<Element> block = row_.block(number);
+      list.clear();
+      for (int i = 0; i < block.padded; i += kLanes) {
+        const Floats logits = load(block.data + i);
+        const uint32_t inside = bits_of(logits >= low) & bits_of(logits <= high);
+        if (inside != 0) list.append(logits, inside, block.begin + i);
+      }
+      list.weigh(scaling_, search_.summary.max);
+      histogram.add(list);
+    }
+    return histogram.find(measure_of, target, bounds.above, bounds.keys).count;
+  }
+
+  // Describes the kept set once it is known that it ends in these keys.
+  void end_prefix(const Measured& measured, Interval keys, Measure measure_of, uint64_t target) {
+    CandidateList& list = search_.list;
+    const Amount& above = measured.above;
+    PrefixEnd end = {keys.high + 1, 0, 0, above};  // right where there are no tokens inside
+    if (measured.inside.count == 0) {
+      list.complete = true;
+    } else if (list.complete) {
+      end = select_in_list(list, measure_of, target, above, search_.histogram);
+    } else {
+      end = end_among_ties(keys.low, measured.inside.count, mass_of(keys.low), measure_of, target,
+                           above);
+    }
+    kept_.key = end.key;
+    kept_.count = static_cast<int64_t>(end.amount.count);
+    kept_.mass = end.amount.mass;
+    kept_.last_tie = row_.vocab();
+    kept_.all = false;
+    kept_.listed = list.complete && above.count == 0;
+    if (!list.complete) {
+      add_ties(end);
+      return;
+    }
+    if (end.kept_ties > 0) kept_.last_tie = listed_tie(end);
+    if (kept_.listed) {
+      shorten_list();
+    } else {
+      add_listed();
+    }
+  }
+
+  // Adds the masses of the kept tokens of the list to those of their blocks.
+  void add_listed() {
+    const CandidateList& list = search_.list;
+    int number = 0;
+    uint64_t mass = 0;
+    for (int i = 0; i < list.size; ++i) {
+      if (list.columns[i] / kBlock != number) {
+        search_.summary.block_mass[number] += mass;
+        number = list.columns[i] / kBlock;
+        mass = 0;
+      }
+      mass += kept_.contains(list.logits[i], list.columns[i]) ? list.masses[i] : 0;
+    }
+    search_.summary.block_mass[number] += mass;
+  }
+
+  // Adds the kept ties to the masses of their blocks, and finds the last of them.
+  void add_ties(const PrefixEnd& end) {
+    const float logit = logit_of_key(end.key);
+    const uint64_t mass = mass_of(end.key);
+    uint64_t left = end.kept_ties;
+    for (int number = 0; number < row_.num_blocks() && left > 0; ++number) {
+      if (search_.summary.block_max[number] < logit) continue;
+      const Block<Element> block = row_.block(number);
+      uint64_t found = 0;
+      for (int i = 0; i < block.padded && found < left; i += kLanes) {
+        uint32_t equal = bits_of(load(block.data + i) == logit);
+        const uint64_t count = static_cast<uint64_t>(__builtin_popcount(equal));
+        if (found + count >= left && end.kept_ties < end.ties) {
+          for (uint64_t skipped = found; skipped + 1 < left; ++skipped) equal &= equal - 1;
+          kept_.last_tie = block.begin + i + __builtin_ctz(equal);
+          found = left;
+        } else {
+          found += count;
+        }
+      }
+      search_.summary.block_mass[number] += found * mass;
+      left -= found;
+    }
+  }
+
+  const Row<Element>& row_;
+  const Scaling& scaling_;
+  Search& search_;
+  KeptSet kept_;
+};
 
 }  // namespace
 }  // namespace autodeco::cpu::AUTODECO_ISA

@@ -8,56 +8,50 @@
 namespace autodeco::cpu::AUTODECO_ISA {
 namespace {
 
-// Draws are served in groups: one walk over the row for up to this many uniform numbers.
-constexpr int kDrawGroup = 64;
-
-struct Draw {
-  uint64_t threshold;  // the token is the first whose running mass exceeds this
-  int64_t sample;
-};
-
 // floor(u * mass) for u = uniform53 * 2^-53, exactly.
 inline uint64_t scaled_uniform(uint64_t uniform53, uint64_t mass) {
   return static_cast<uint64_t>((static_cast<unsigned __int128>(uniform53) * mass) >> 53);
 }
 
-inline void sort_by_threshold(Draw* draws, int count) {
-  for (int i = 1; i < count; ++i) {
-    const Draw draw = draws[i];
-    int j = i;
-    for (; j > 0 && draws[j - 1].threshold > draw.threshold; --j) draws[j] = draws[j - 1];
-    draws[j] = draw;
-  }
+// Turns masses into running sums and returns the last.
+inline uint64_t accumulate(uint64_t* masses, int size) {
+  uint64_t running = 0;
+  for (int i = 0; i < size; ++i) masses[i] = running += masses[i];
+  return running;
 }
 
-// Writes the token of every draw: the smallest kept index whose running mass, in index order,
-// exceeds the draw's threshold. Thresholds are sorted and below the kept mass.
+// The first place whose running sum exceeds the threshold, which the last one does.
+inline int place_of(const uint64_t* running, int size, uint64_t threshold) {
+  int low = 0;
+  int high = size - 1;
+  while (low < high) {
+    const int middle = (low + high) / 2;
+    if (running[middle] > threshold) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return low;
+}
+
+// The kept column of a block at which `share` of its kept mass, in index order, is exceeded. Masses
+// are relative to the block's own maximum, so that none of them is lost in a block of rare tokens.
 template <typename Element>
-void walk_kept_tokens(const Row<Element>& row, const Scaling& scaling, const KeptSet& kept,
-                      const Draw* draws, int count, int64_t* tokens) {
-  alignas(64) uint64_t masses[kBlock];
-  uint64_t running = 0;
-  int next = 0;
-  for_each_block(row, [&](const Block& block) {
-    masses_of(block, scaling, masses);
-    for (int i = 0; i < block.padded; ++i) {
-      const bool keep = kept.contains(order_key(block.logits[i]), block.begin + i);
-      masses[i] = keep ? masses[i] : 0;
+int column_in_block(const Block<Element>& block, const Scaling& scaling, float block_max,
+                    const KeptSet& kept, double share) {
+  uint64_t running[kBlock];
+  uint64_t total = 0;
+  for (int i = 0; i < block.padded; i += kLanes) {
+    const Floats logits = load(block.data + i);
+    const Floats weights = scaling.weights(logits, block_max);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const bool keep = kept.contains(logits[lane], block.begin + i + lane);
+      running[i + lane] = total += keep ? fixed_mass(weights[lane]) : 0;
     }
-    const uint64_t block_mass = sum_of(masses, block.padded);
-    if (running + block_mass > draws[next].threshold) {
-      uint64_t reached = running;
-      for (int i = 0; i < block.size && next < count; ++i) {
-        reached += masses[i];
-        while (next < count && reached > draws[next].threshold) {
-          tokens[draws[next].sample] = block.begin + i;
-          ++next;
-        }
-      }
-    }
-    running += block_mass;
-    return next < count;
-  });
+  }
+  const uint64_t threshold = static_cast<uint64_t>(share * static_cast<double>(total));
+  return block.begin + place_of(running, block.padded, threshold < total ? threshold : total - 1);
 }
 
 inline float saturated(double logprob) {
@@ -68,27 +62,6 @@ inline float saturated(double logprob) {
 // ln of a fixed-point mass, in units of the largest weight.
 inline double log_of_mass(uint64_t mass) {
   return std::log(static_cast<double>(mass) / kMassScale);
-}
-
-template <typename Element>
-void write_info(const SampleArguments& arguments, int64_t row_index, const Row<Element>& row,
-                const RowScan& scan, const KeptSet& kept, float temperature) {
-  const bool greedy = temperature == 0.0f;
-  arguments.kept[row_index] = kept.count;
-  arguments.log_kept_mass[row_index] =
-      kept.mass == kept.row_mass
-          ? 0.0f
-          : static_cast<float>(log_of_mass(kept.mass) - log_of_mass(kept.row_mass));
-  const double log_kept = log_of_mass(kept.mass);
-  const double log_row = log_of_mass(total_mass(row, Scaling(scan, 1.0f)));
-  for (int64_t sample = 0; sample < arguments.num_samples; ++sample) {
-    const int64_t slot = row_index * arguments.num_samples + sample;
-    const double below_max = static_cast<double>(to_float(row.data[arguments.tokens[slot]])) -
-                             static_cast<double>(scan.max);
-    arguments.logprobs[slot] =
-        greedy ? 0.0f : saturated(below_max / static_cast<double>(temperature) - log_kept);
-    arguments.raw_logprobs[slot] = saturated(below_max - log_row);
-  }
 }
 
 inline void write_invalid(const SampleArguments& arguments, int64_t row_index) {
@@ -104,39 +77,71 @@ inline void write_invalid(const SampleArguments& arguments, int64_t row_index) {
   }
 }
 
+// The masses of the kept tokens, in the list or per block, become running sums.
 template <typename Element>
 void draw_tokens(const SampleArguments& arguments, int64_t row_index, const Row<Element>& row,
-                 const RowScan& scan, const KeptSet& kept, float temperature) {
+                 const Scaling& scaling, const KeptSet& kept, Search& search) {
   int64_t* tokens = arguments.tokens + row_index * arguments.num_samples;
   if (kept.count == 1) {
-    for (int64_t sample = 0; sample < arguments.num_samples; ++sample) tokens[sample] = scan.argmax;
+    for (int64_t sample = 0; sample < arguments.num_samples; ++sample) {
+      tokens[sample] = search.summary.argmax;
+    }
     return;
   }
-  const Scaling scaling(scan, temperature);
+  uint64_t* running = kept.listed ? search.list.masses : search.summary.block_mass;
+  const int size = kept.listed ? search.list.size : row.num_blocks();
+  const uint64_t total = accumulate(running, size);
   const uint64_t seed = static_cast<uint64_t>(value_at(arguments.seed, row_index));
   uint64_t offset = static_cast<uint64_t>(value_at(arguments.offset, row_index));
   if (arguments.add_row_to_offset) offset += static_cast<uint64_t>(row_index);
-  Draw draws[kDrawGroup];
-  for (int64_t begin = 0; begin < arguments.num_samples; begin += kDrawGroup) {
-    const int64_t left = arguments.num_samples - begin;
-    const int count = left < kDrawGroup ? static_cast<int>(left) : kDrawGroup;
-    for (int i = 0; i < count; ++i) {
-      const uint64_t uniform53 =
-          philox_uniform53(seed, offset, RandomStream::kSample, static_cast<uint32_t>(begin + i));
-      draws[i] = {scaled_uniform(uniform53, kept.mass), begin + i};
+  for (int64_t sample = 0; sample < arguments.num_samples; ++sample) {
+    const uint64_t uniform53 =
+        philox_uniform53(seed, offset, RandomStream::kSample, static_cast<uint32_t>(sample));
+    const uint64_t threshold = scaled_uniform(uniform53, total);
+    const int place = place_of(running, size, threshold);
+    if (kept.listed) {
+      tokens[sample] = search.list.columns[place];
+      continue;
     }
-    sort_by_threshold(draws, count);
-    walk_kept_tokens(row, scaling, kept, draws, count, tokens);
+    const uint64_t before = place > 0 ? running[place - 1] : 0;
+    const double share =
+        static_cast<double>(threshold - before) / static_cast<double>(running[place] - before);
+    tokens[sample] =
+        column_in_block(row.block(place), scaling, search.summary.block_max[place], kept, share);
+  }
+}
+
+template <typename Element>
+void write_info(const SampleArguments& arguments, int64_t row_index, const Row<Element>& row,
+                const KeptSet& kept, float temperature, Search& search) {
+  const bool greedy = temperature == 0.0f;
+  RowSummary& summary = search.summary;
+  arguments.kept[row_index] = kept.all ? count_finite(row) : kept.count;
+  arguments.log_kept_mass[row_index] =
+      kept.mass == kept.row_mass || greedy
+          ? 0.0f
+          : static_cast<float>(log_of_mass(kept.mass) - log_of_mass(kept.row_mass));
+  const double log_kept = log_of_mass(kept.mass);
+  const double log_row = log_of_mass(sum_masses(row, Scaling(1.0f), summary));
+  for (int64_t sample = 0; sample < arguments.num_samples; ++sample) {
+    const int64_t slot = row_index * arguments.num_samples + sample;
+    const double below_max =
+        static_cast<double>(row[arguments.tokens[slot]]) - static_cast<double>(summary.max);
+    arguments.logprobs[slot] =
+        greedy ? 0.0f : saturated(below_max / static_cast<double>(temperature) - log_kept);
+    arguments.raw_logprobs[slot] = saturated(below_max - log_row);
   }
 }
 
 template <typename Element>
 void sample_row(const SampleArguments& arguments, int64_t row_index, const Row<Element>& row) {
+  Search search;
+  const float temperature = value_at(arguments.filters.temperature, row_index);
   RowStatus status = filter_status(arguments.filters, row_index);
-  RowScan scan;
+  const Scaling scaling(temperature > 0.0f ? temperature : 1.0f);
   if (status == RowStatus::kValid) {
-    scan = scan_row(row);
-    status = scan.status;
+    summarize(row, temperature > 0.0f ? &scaling : nullptr, search.summary);
+    status = search.summary.status;
   }
   arguments.status[row_index] = status;
   if (arguments.valid != nullptr) arguments.valid[row_index] = status == RowStatus::kValid;
@@ -144,10 +149,9 @@ void sample_row(const SampleArguments& arguments, int64_t row_index, const Row<E
     write_invalid(arguments, row_index);
     return;
   }
-  const float temperature = value_at(arguments.filters.temperature, row_index);
-  const KeptSet kept = find_kept_set(row, scan, arguments.filters, row_index);
-  draw_tokens(arguments, row_index, row, scan, kept, temperature);
-  if (arguments.kept != nullptr) write_info(arguments, row_index, row, scan, kept, temperature);
+  const KeptSet kept = KeptSetFinder(row, scaling, search).find(arguments.filters, row_index);
+  draw_tokens(arguments, row_index, row, scaling, kept, search);
+  if (arguments.kept != nullptr) write_info(arguments, row_index, row, kept, temperature, search);
 }
 
 void sample_rows(const SampleArguments& arguments, int64_t begin, int64_t end) {

@@ -1,0 +1,159 @@
+// The first read of a row: maximum and sum of weights of every block.
+#pragma once
+
+#include "autodeco/row_status.h"
+#include "row.h"
+
+namespace autodeco::cpu::AUTODECO_ISA {
+namespace {
+
+struct RowSummary {
+  RowStatus status = RowStatus::kValid;
+  float max = -kInfinity;
+  int argmax = 0;  // lowest index among equals
+  uint64_t mass = 0;
+  float block_max[kMaxBlocks];
+  uint64_t block_mass[kMaxBlocks];  // in units of the largest weight of the row
+};
+
+template <typename Element>
+float block_max(const Block<Element>& block) {
+  constexpr int kChains = kStep / kLanes < 4 ? kStep / kLanes : 4;
+  Floats chains[kChains];
+  for (int chain = 0; chain < kChains; ++chain) chains[chain] = splat(-kInfinity);
+  for (int i = 0; i < block.padded; i += kChains * kLanes) {
+    for (int chain = 0; chain < kChains; ++chain) {
+      chains[chain] = larger(chains[chain], load(block.data + i + chain * kLanes));
+    }
+  }
+  for (int chain = 1; chain < kChains; ++chain) chains[0] = larger(chains[0], chains[chain]);
+  return largest_lane(chains[0]);
+}
+
+// NaN if a logit is.
+template <bool kPlain, typename Element>
+float block_weight(const Block<Element>& block, const Scaling& scaling, float reference) {
+  constexpr int kChains = 4;
+  Floats sums[kChains] = {};
+  for (int i = 0; i < block.padded; i += kChains * kLanes) {
+    for (int chain = 0; chain < kChains; ++chain) {
+      const Floats logits = load(block.data + i + chain * kLanes);
+      sums[chain] += scaling.weights<kPlain>(logits, reference);
+    }
+  }
+  return sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+template <typename Element>
+int64_t count_finite(const Row<Element>& row) {
+  int64_t count = 0;
+  for (int number = 0; number < row.num_blocks(); ++number) {
+    const Block<Element> block = row.block(number);
+    for (int i = 0; i < block.padded; i += kLanes) {
+      count += __builtin_popcount(bits_of(load(block.data + i) > -kInfinity));
+    }
+  }
+  return count;
+}
+
+// Which of the reasons makes a row invalid that is known to be.
+template <typename Element>
+RowStatus find_fault(const Row<Element>& row) {
+  bool any_nan = false;
+  bool any_infinity = false;
+  for (int column = 0; column < row.vocab(); ++column) {
+    any_nan |= row[column] != row[column];
+    any_infinity |= row[column] == kInfinity;
+  }
+  if (any_nan) return RowStatus::kLogitNaN;
+  return any_infinity ? RowStatus::kLogitPositiveInfinity : RowStatus::kNoFiniteLogit;
+}
+
+template <typename Element>
+bool any_nan(const Block<Element>& block) {
+  Ints nan = {};
+  for (int i = 0; i < block.padded; i += kLanes) {
+    const Floats logits = load(block.data + i);
+    nan |= logits != logits;
+  }
+  return bits_of(nan) != 0;
+}
+
+// Turns sums of weights relative to the blocks' own maxima into masses; returns their total.
+inline uint64_t masses_of_blocks(int num_blocks, const float* block_sum, const Scaling& scaling,
+                                 RowSummary& summary) {
+  uint64_t total = 0;
+  for (int number = 0; number < num_blocks; ++number) {
+    const double weight =
+        static_cast<double>(scaling.weights(splat(summary.block_max[number]), summary.max)[0]) *
+        kMassScale;
+    // Rounds to nearest; a block's sum is at most kBlock.
+    const uint64_t mass =
+        static_cast<uint64_t>(static_cast<double>(block_sum[number]) * weight + 0.5);
+    summary.block_mass[number] = mass;
+    total += mass;
+  }
+  return total;
+}
+
+// Sum of the masses of the row at another scaling than that of the first read. The masses of the
+// blocks become those at this scaling.
+template <typename Element>
+uint64_t sum_masses(const Row<Element>& row, const Scaling& scaling, RowSummary& summary) {
+  float block_sum[kMaxBlocks];
+  with_plainness(scaling, [&](auto plain) {
+    for (int number = 0; number < row.num_blocks(); ++number) {
+      const float max = summary.block_max[number];
+      block_sum[number] =
+          max > -kInfinity ? block_weight<plain()>(row.block(number), scaling, max) : 0.0f;
+    }
+  });
+  return masses_of_blocks(row.num_blocks(), block_sum, scaling, summary);
+}
+
+// Maxima, and the masses at `scaling` where that is not null: one read of the row.
+template <typename Element>
+void summarize(const Row<Element>& row, const Scaling* scaling, RowSummary& summary) {
+  float block_sum[kMaxBlocks];
+  bool nan = false;
+  int max_block = 0;
+  summary.max = -kInfinity;
+  const auto read = [&](auto&& weigh) {
+    for (int number = 0; number < row.num_blocks(); ++number) {
+      const Block<Element> block = row.block(number);
+      const float max = block_max(block);
+      summary.block_max[number] = max;
+      nan |= weigh(number, block, max);
+      if (max > summary.max) {
+        summary.max = max;
+        max_block = number;
+      }
+    }
+  };
+  if (scaling == nullptr) {
+    read([](int, const Block<Element>& block, float) { return any_nan(block); });
+  } else {
+    with_plainness(*scaling, [&](auto plain) {
+      read([&](int number, const Block<Element>& block, float max) {
+        // A masked block is read as well: NaN may hide in it.
+        const bool masked = !(max > -kInfinity);
+        const float sum = block_weight<plain()>(block, *scaling, masked ? 0.0f : max);
+        block_sum[number] = masked ? 0.0f : sum;
+        return sum != sum;
+      });
+    });
+  }
+  if (nan || !(summary.max < kInfinity) || summary.max == -kInfinity) {
+    summary.status = find_fault(row);
+    return;
+  }
+  summary.status = RowStatus::kValid;
+  if (scaling != nullptr) {
+    summary.mass = masses_of_blocks(row.num_blocks(), block_sum, *scaling, summary);
+  }
+  summary.argmax = max_block * kBlock;
+  while (row[summary.argmax] != summary.max) ++summary.argmax;
+}
+
+}  // namespace
+}  // namespace autodeco::cpu::AUTODECO_ISA

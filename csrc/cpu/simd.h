@@ -1,0 +1,164 @@
+// Vectors of the widest floats that the instruction set of this translation unit has, and the few
+// operations on them that the language's vector types lack.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#if defined(__x86_64__)
+// GCC 12 takes the undefined operands of its own intrinsics for a mistake of ours.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#endif
+
+namespace autodeco::cpu::AUTODECO_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Floats __attribute__((vector_size(kLanes * sizeof(float))));
+typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
+typedef uint64_t Words __attribute__((vector_size(kLanes * sizeof(uint64_t))));
+typedef double Doubles __attribute__((vector_size(kLanes * sizeof(double))));
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kLargestFloat = std::numeric_limits<float>::max();
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+inline float to_float(float element) { return element; }
+
+inline float to_float(BFloat16 element) {
+  return std::bit_cast<float>(static_cast<uint32_t>(element.bits) << 16);
+}
+
+// Without subnormal floats, so that it is right when the process flushes those to zero.
+inline float to_float(Float16 element) {
+  const uint32_t sign = static_cast<uint32_t>(element.bits & 0x8000u) << 16;
+  const uint32_t exponent = element.bits & 0x7c00u;
+  const uint32_t magnitude = element.bits & 0x7fffu;
+  const uint32_t normal = (magnitude << 13) + (112u << 23);
+  const uint32_t infinite_or_nan = (magnitude << 13) | 0x7f800000u;
+  const uint32_t subnormal =
+      std::bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
+  const uint32_t finite = exponent == 0 ? subnormal : normal;
+  return std::bit_cast<float>(sign | (exponent == 0x7c00u ? infinite_or_nan : finite));
+}
+
+inline Floats splat(float value) { return Floats{} + value; }
+
+inline Floats load(const float* source) {
+  Floats values;
+  std::memcpy(&values, source, sizeof(values));
+  return values;
+}
+
+inline Floats load(const BFloat16* source) {
+#if defined(__AVX512F__)
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
+  return reinterpret_cast<Floats>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+#elif defined(__AVX2__)
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source));
+  return reinterpret_cast<Floats>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+#else
+  Floats values;
+  for (int lane = 0; lane < kLanes; ++lane) values[lane] = to_float(source[lane]);
+  return values;
+#endif
+}
+
+inline Floats load(const Float16* source) {
+#if defined(__AVX512F__)
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
+  return reinterpret_cast<Floats>(_mm512_cvtph_ps(bits));
+#elif defined(__AVX2__)
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source));
+  return reinterpret_cast<Floats>(_mm256_cvtph_ps(bits));
+#else
+  Floats values;
+  for (int lane = 0; lane < kLanes; ++lane) values[lane] = to_float(source[lane]);
+  return values;
+#endif
+}
+
+// `b` where one of them is NaN.
+inline Floats larger(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Floats>(
+      _mm512_max_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Floats>(
+      _mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+#elif defined(__x86_64__)
+  return reinterpret_cast<Floats>(
+      _mm_max_ps(reinterpret_cast<__m128>(a), reinterpret_cast<__m128>(b)));
+#else
+  return a > b ? a : b;
+#endif
+}
+
+// One bit per lane whose condition (a comparison: 0 or -1) holds.
+inline uint32_t bits_of(Ints condition) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(condition));
+#elif defined(__AVX2__)
+  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(condition)));
+#elif defined(__x86_64__)
+  return static_cast<uint32_t>(_mm_movemask_ps(reinterpret_cast<__m128>(condition)));
+#else
+  uint32_t bits = 0;
+  for (int lane = 0; lane < kLanes; ++lane) bits |= (condition[lane] & 1u) << lane;
+  return bits;
+#endif
+}
+
+// The lanes in the order of lane ^ distance.
+template <int kDistance>
+Floats swapped(Floats values) {
+  Ints source;
+  for (int lane = 0; lane < kLanes; ++lane) source[lane] = lane ^ kDistance;
+#if defined(__clang__)
+  Floats result;
+  for (int lane = 0; lane < kLanes; ++lane) result[lane] = values[lane ^ kDistance];
+  return result;
+#else
+  return __builtin_shuffle(values, source);
+#endif
+}
+
+// Combined in a fixed order: first lanes half a vector apart, then a quarter.
+template <typename Combine>
+float reduce_lanes(Floats values, Combine combine) {
+  if constexpr (kLanes > 8) values = combine(values, swapped<8>(values));
+  if constexpr (kLanes > 4) values = combine(values, swapped<4>(values));
+  values = combine(values, swapped<2>(values));
+  return combine(values, swapped<1>(values))[0];
+}
+
+inline float largest_lane(Floats values) {
+  return reduce_lanes(values, [](Floats a, Floats b) { return larger(a, b); });
+}
+
+inline float sum_of_lanes(Floats values) {
+  return reduce_lanes(values, [](Floats a, Floats b) { return a + b; });
+}
+
+}  // namespace
+}  // namespace autodeco::cpu::AUTODECO_ISA
