@@ -237,7 +237,7 @@ class KeptSetFinder {
     Amount upto = measured.above;
     upto.add(measured.inside);
     const uint64_t slack = measure_of == Measure::kMass ? target >> 21 : 0;
-    if (upto.of(measure_of) + slack < target && guess.low > bounds.keys.low) {
+    if (upto.of(measure_of) < target - slack && guess.low > bounds.keys.low) {
       bounds.keys.high = guess.low - 1;
       bounds.above = upto;
       return false;
