@@ -106,9 +106,9 @@ struct Measured {
   Amount inside;
 };
 
-inline uint64_t count_of(Ints minus_counts) {
+inline uint64_t count_of(Ints counts) {
   int64_t count = 0;
-  for (int lane = 0; lane < kLanes; ++lane) count -= minus_counts[lane];
+  for (int lane = 0; lane < kLanes; ++lane) count += counts[lane];
   return static_cast<uint64_t>(count);
 }
 
@@ -118,7 +118,7 @@ inline uint64_t mass_of_sum(float sum) {
 
 // What of one block is above an interval and inside it.
 struct BlockSums {
-  Ints above = {};  // minus the count
+  Ints above = {};  // counts
   Ints inside = {};
   Floats weights_above = {};
   Floats weights_inside = {};
@@ -135,16 +135,16 @@ BlockSums weigh_block(const Block<Element>& block, const Scaling& scaling, float
     for (int chain = 0; chain < kChains; ++chain) {
       const int column = i + chain * kLanes;
       const Floats logits = load(block.data + column);
-      const Ints above = logits > high;
-      const Ints inside = (logits >= low) & ~above;
+      const Mask above = greater(logits, splat(high));
+      const Mask inside = at_least(logits, splat(low)) & ~above;
       const Floats weights = scaling.weights<kPlain>(logits, max);
-      sums[chain].above += above;
-      sums[chain].weights_above += above ? weights : Floats{};
+      count_where(above, sums[chain].above);
+      add_where(above, sums[chain].weights_above, weights);
       if constexpr (kList) {
         list.append(logits, bits_of(inside), block.begin + column);
       } else {
-        sums[chain].inside += inside;
-        sums[chain].weights_inside += inside ? weights : Floats{};
+        count_where(inside, sums[chain].inside);
+        add_where(inside, sums[chain].weights_inside, weights);
       }
     }
   }
@@ -162,16 +162,18 @@ template <typename Element>
 void list_block(const Block<Element>& block, float low, CandidateList& list) {
   for (int i = 0; i < block.padded; i += kLanes) {
     const Floats logits = load(block.data + i);
-    const uint32_t inside = bits_of(logits >= low);
+    const uint32_t inside = bits_of(at_least(logits, splat(low)));
     if (inside != 0) list.append(logits, inside, block.begin + i);
   }
 }
 
 template <typename Element>
 uint64_t count_equal(const Block<Element>& block, float logit) {
-  Ints equal = {};
-  for (int i = 0; i < block.padded; i += kLanes) equal += load(block.data + i) == logit;
-  return count_of(equal);
+  Ints ties = {};
+  for (int i = 0; i < block.padded; i += kLanes) {
+    count_where(equal(load(block.data + i), splat(logit)), ties);
+  }
+  return count_of(ties);
 }
 
 enum class WhenFull { kStop, kGoOn };

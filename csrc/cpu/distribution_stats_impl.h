@@ -27,7 +27,7 @@ struct LargestLogits {
   void insert_block(const Block<Element>& block) {
     for (int i = 0; i < block.padded; i += kLanes) {
       const Floats values = load(block.data + i);
-      uint32_t larger_bits = bits_of(values > logits[kTopCount - 1]);
+      uint32_t larger_bits = bits_of(greater(values, splat(logits[kTopCount - 1])));
       for (; larger_bits != 0; larger_bits &= larger_bits - 1) {
         const float logit = values[__builtin_ctz(larger_bits)];
         if (logit > logits[kTopCount - 1]) insert(logit);

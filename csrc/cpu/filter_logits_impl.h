@@ -27,7 +27,7 @@ void write_block(const Block<Element>& block, const KeptSet& kept, float tempera
     const Floats saturated = low > kLargestFloat ? splat(kLargestFloat) : low;
     Floats result = logits > cut ? saturated : splat(filter_value);
     const int column = block.begin + i;
-    for (uint32_t ties = bits_of(logits == cut); ties != 0; ties &= ties - 1) {
+    for (uint32_t ties = bits_of(equal(logits, splat(cut))); ties != 0; ties &= ties - 1) {
       const int lane = __builtin_ctz(ties);
       if (column + lane <= kept.last_tie) result[lane] = saturated[lane];
     }

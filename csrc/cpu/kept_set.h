@@ -267,7 +267,8 @@ class KeptSetFinder {
       list.clear();
       for (int i = 0; i < block.padded; i += kLanes) {
         const Floats logits = load(block.data + i);
-        const uint32_t inside = bits_of(logits >= low) & bits_of(logits <= high);
+        const uint32_t inside =
+            bits_of(at_least(logits, splat(low)) & at_least(splat(high), logits));
         if (inside != 0) list.append(logits, inside, block.begin + i);
       }
       list.weigh(scaling_, search_.summary.max);
@@ -333,11 +334,11 @@ class KeptSetFinder {
       const Block<Element> block = row_.block(number);
       uint64_t found = 0;
       for (int i = 0; i < block.padded && found < left; i += kLanes) {
-        uint32_t equal = bits_of(load(block.data + i) == logit);
-        const uint64_t count = static_cast<uint64_t>(__builtin_popcount(equal));
+        uint32_t ties = bits_of(equal(load(block.data + i), splat(logit)));
+        const uint64_t count = static_cast<uint64_t>(__builtin_popcount(ties));
         if (found + count >= left && end.kept_ties < end.ties) {
-          for (uint64_t skipped = found; skipped + 1 < left; ++skipped) equal &= equal - 1;
-          kept_.last_tie = block.begin + i + __builtin_ctz(equal);
+          for (uint64_t skipped = found; skipped + 1 < left; ++skipped) ties &= ties - 1;
+          kept_.last_tie = block.begin + i + __builtin_ctz(ties);
           found = left;
         } else {
           found += count;

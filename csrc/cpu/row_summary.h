@@ -50,7 +50,7 @@ int64_t count_finite(const Row<Element>& row) {
   for (int number = 0; number < row.num_blocks(); ++number) {
     const Block<Element> block = row.block(number);
     for (int i = 0; i < block.padded; i += kLanes) {
-      count += __builtin_popcount(bits_of(load(block.data + i) > -kInfinity));
+      count += __builtin_popcount(bits_of(greater(load(block.data + i), splat(-kInfinity))));
     }
   }
   return count;
@@ -71,11 +71,8 @@ RowStatus find_fault(const Row<Element>& row) {
 
 template <typename Element>
 bool any_nan(const Block<Element>& block) {
-  Ints nan = {};
-  for (int i = 0; i < block.padded; i += kLanes) {
-    const Floats logits = load(block.data + i);
-    nan |= logits != logits;
-  }
+  Mask nan = {};
+  for (int i = 0; i < block.padded; i += kLanes) nan |= is_nan(load(block.data + i));
   return bits_of(nan) != 0;
 }
 

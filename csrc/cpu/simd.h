@@ -114,20 +114,56 @@ inline Floats larger(Floats a, Floats b) {
 #endif
 }
 
-// One bit per lane whose condition (a comparison: 0 or -1) holds.
-inline uint32_t bits_of(Ints condition) {
+// Which lanes a condition holds for.
 #if defined(__AVX512F__)
-  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(condition));
-#elif defined(__AVX2__)
-  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(condition)));
+typedef __mmask16 Mask;
+
+inline Mask greater(Floats a, Floats b) {
+  return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), _CMP_GT_OQ);
+}
+inline Mask at_least(Floats a, Floats b) {
+  return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), _CMP_GE_OQ);
+}
+inline Mask equal(Floats a, Floats b) {
+  return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), _CMP_EQ_OQ);
+}
+inline Mask is_nan(Floats a) {
+  return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(a), _CMP_UNORD_Q);
+}
+inline uint32_t bits_of(Mask mask) { return mask; }
+inline void add_where(Mask mask, Floats& sum, Floats values) {
+  const __m512 before = reinterpret_cast<__m512>(sum);
+  sum = reinterpret_cast<Floats>(
+      _mm512_mask_add_ps(before, mask, before, reinterpret_cast<__m512>(values)));
+}
+inline void count_where(Mask mask, Ints& counts) {
+  const __m512i before = reinterpret_cast<__m512i>(counts);
+  counts =
+      reinterpret_cast<Ints>(_mm512_mask_add_epi32(before, mask, before, _mm512_set1_epi32(1)));
+}
+#else
+typedef Ints Mask;  // 0 or -1
+
+inline Mask greater(Floats a, Floats b) { return a > b; }
+inline Mask at_least(Floats a, Floats b) { return a >= b; }
+inline Mask equal(Floats a, Floats b) { return a == b; }
+inline Mask is_nan(Floats a) { return a != a; }
+inline uint32_t bits_of(Mask mask) {
+#if defined(__AVX2__)
+  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(mask)));
 #elif defined(__x86_64__)
-  return static_cast<uint32_t>(_mm_movemask_ps(reinterpret_cast<__m128>(condition)));
+  return static_cast<uint32_t>(_mm_movemask_ps(reinterpret_cast<__m128>(mask)));
 #else
   uint32_t bits = 0;
-  for (int lane = 0; lane < kLanes; ++lane) bits |= (condition[lane] & 1u) << lane;
+  for (int lane = 0; lane < kLanes; ++lane) bits |= (mask[lane] & 1u) << lane;
   return bits;
 #endif
 }
+inline void add_where(Mask mask, Floats& sum, Floats values) {
+  sum += reinterpret_cast<Floats>(mask & reinterpret_cast<Ints>(values));
+}
+inline void count_where(Mask mask, Ints& counts) { counts -= mask; }
+#endif
 
 // The lanes in the order of lane ^ distance.
 template <int kDistance>
