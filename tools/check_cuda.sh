@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compiles and links the CUDA half with nvcc where there is one, fails if a kernel spills, and loads
-# it: no GPU is needed.
+# Compiles and links the CUDA half with nvcc where there is one, fails if a kernel spills or needs more
+# shared memory than its GPU has, and loads it: no GPU is needed.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 if ! command -v nvcc >/dev/null; then
@@ -15,7 +15,10 @@ cd "$work"
 # The log of the build holds the resources of every kernel.
 AUTODECO_CUDA=on "$root/.venv/bin/python" setup.py --quiet build_ext --inplace >build.log 2>&1 ||
   { cat build.log; exit 1; }
-"$root/.venv/bin/python" tools/kernel_resources.py build.log
+# The Qwen vocabulary, and the largest one.
+nvcc -std=c++20 --expt-relaxed-constexpr -Icsrc/include -o shared_memory tools/shared_memory.cu
+./shared_memory 151936 1048576 >shared_memory.txt
+"$root/.venv/bin/python" tools/kernel_resources.py build.log shared_memory.txt
 "$root/.venv/bin/python" - <<'PY'
 import sys
 

@@ -54,6 +54,11 @@ class _Head(nn.Module):
         return self.mlp(features).squeeze(-1)
 
 
+@torch.compiler.assume_constant_result  # torch.compile of torch 2.11 cannot look inside
+def _has_autocast(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type)
+
+
 class AutoDecoHeads(nn.Module):
     """Predicts the temperature and top_p of each position from its hidden state and logits.
 
@@ -120,7 +125,7 @@ class AutoDecoHeads(nn.Module):
         """
         self._check(hidden_states, logits)
         device_type = hidden_states.device.type
-        if not torch.amp.is_autocast_available(device_type):
+        if not _has_autocast(device_type):
             return self._predict(hidden_states, logits)
         with torch.autocast(device_type, enabled=False), _without_tf32(device_type):
             return self._predict(hidden_states, logits)
