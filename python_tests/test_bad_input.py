@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import autodeco_ext
 from autodeco_ext import _arguments
@@ -318,25 +319,42 @@ def test_out_of_range_scalars_are_refused_for_zero_rows_too(op_device: str) -> N
         autodeco_ext.sample(torch.zeros(0, 4), -1.0)
 
 
+CPU_ONLY_TORCH = f"logits must be on the CPU, got cuda:0: torch {torch.__version__} is a CPU build"
+
+
 @pytest.mark.parametrize(
-    ("device", "built", "text"),
+    ("device", "built", "torch_has_cuda", "text"),
     [
         (
-            "cuda:1",
+            "cuda:0",
             False,
-            "logits must be on the CPU in this build (its CUDA half is off: no nvcc)",
+            True,
+            "logits must be on the CPU, got cuda:0: the CUDA half of this build is off: no nvcc "
+            "found (put it on PATH or set CUDACXX); then rebuild with `pip install",
         ),
-        ("xpu:0", True, "logits must be on the CPU or CUDA, got xpu:0"),
+        ("cuda:0", False, False, CPU_ONLY_TORCH),
+        ("cuda:0", True, False, CPU_ONLY_TORCH),
+        ("xpu:0", True, True, "logits must be on the CPU or CUDA, got xpu:0"),
     ],
 )
+@pytest.mark.parametrize(
+    "op", [autodeco_ext.sample, autodeco_ext.filter_logits, autodeco_ext.distribution_stats]
+)
 def test_a_device_without_kernels_gets_a_sentence(
-    device: str, built: bool, text: str, monkeypatch: pytest.MonkeyPatch
+    op: Callable[..., Any],
+    device: str,
+    built: bool,
+    torch_has_cuda: bool,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    decision = "off: no nvcc found (put it on PATH or set CUDACXX)"
     monkeypatch.setattr(_arguments, "CUDA_BUILT", built)
-    monkeypatch.setattr(_arguments, "CUDA_DECISION", "off: no nvcc")
-    logits = SimpleNamespace(device=torch.device(device))
-    with pytest.raises(ValueError, match=re.escape(text)):
-        _arguments.require_supported_device("sample", logits)
+    monkeypatch.setattr(_arguments, "CUDA_DECISION", decision)
+    monkeypatch.setattr(_arguments, "TORCH_HAS_CUDA", torch_has_cuda)
+    # Tracing has tensors on devices that are not there.
+    with FakeTensorMode():
+        expect(op, {"logits": torch.empty(2, 3, device=device)}, ValueError, text)
 
 
 def test_rows_are_not_looked_at_on_cuda_unless_asked() -> None:

@@ -24,6 +24,7 @@ import sys
 
 sys.path.insert(0, ".")
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import autodeco_ext
 
@@ -31,7 +32,17 @@ info = autodeco_ext.build_info()
 assert info["cuda_built"], info
 for key in sorted(info):
     print(f"check-cuda: {key} = {info[key]}")
-# Without a device the launchers must not even be reached; a CPU call must still work.
+# A CPU call works. On a CPU torch, which has CUDA tensors only while it traces, those get a sentence.
 assert autodeco_ext.sample(torch.tensor([[0.0, 9.0]]), 0.0, seed=1).tolist() == [1]
+if not torch.backends.cuda.is_built():
+    with FakeTensorMode():
+        on_cuda = torch.empty(2, 3, device="cuda")
+    try:
+        autodeco_ext.sample(on_cuda, seed=1)
+    except ValueError as error:
+        print(f"check-cuda: {error}")
+        assert str(error).endswith(f"got cuda:0: torch {torch.__version__} is a CPU build"), error
+    else:
+        raise AssertionError("a CUDA tensor was accepted by a CPU build of torch")
 PY
 echo "check-cuda: passed"
