@@ -251,6 +251,10 @@ def seed_parameters(
         raise TypeError(
             f"autodeco_ext.{op}: generator must be a torch.Generator, got {generator!r}"
         )
+    if generator is not None and generator.device.type != logits.device.type != "meta":
+        raise ValueError(
+            f"autodeco_ext.{op}: generator must be on {logits.device}, got {generator.device}"
+        )
     rows = logits.shape[:-1]
     if seed is None:
         seed = torch.randint(

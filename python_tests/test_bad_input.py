@@ -357,6 +357,15 @@ def test_a_device_without_kernels_gets_a_sentence(
         expect(op, {"logits": torch.empty(2, 3, device=device)}, ValueError, text)
 
 
+def test_a_generator_of_another_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_arguments, "CUDA_BUILT", True)
+    monkeypatch.setattr(_arguments, "TORCH_HAS_CUDA", True)
+    with FakeTensorMode():
+        given = {"logits": torch.empty(2, 3, device="cuda:0"), "generator": torch.Generator()}
+        text = "generator must be on cuda:0, got cpu"
+        expect(autodeco_ext.sample, given, ValueError, text)
+
+
 def test_rows_are_not_looked_at_on_cuda_unless_asked() -> None:
     on_cuda = SimpleNamespace(device=torch.device("cuda:0"))
     assert [_arguments.checks_rows("sample", check, on_cuda) for check in (None, True, False)] == [
