@@ -13,18 +13,18 @@ ENTRY = re.compile(r"Compiling entry function '(\w+)' for '(\w+)'")
 SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 REGISTERS = re.compile(r"Used (\d+) registers")
 SHARED = re.compile(r"(\d+) bytes smem")
-KERNEL = re.compile(r"([a-z_]+)_kernelI(.*?)Li(\d+)E")
+KERNEL = re.compile(r"([a-z_]+)_kernelI(.*?)Lb([01])E")
 # In this order: the second is part of the first, and the third of any.
 ELEMENTS = {"BFloat16": "bfloat16", "Float16": "float16", "f": "float32"}
 
 
 def readable(symbol: str) -> str:
-    """`sample<bfloat16, 8>` from the mangled name: element type and blocks a row."""
+    """`sample<bfloat16, team>` from the mangled name; without `team`, one block a row."""
     match = KERNEL.search(symbol)
     if match is None:
         return symbol
     element = next(name for key, name in ELEMENTS.items() if key in match[2])
-    return f"{match[1]}<{element}, {match[3]}>"
+    return f"{match[1]}<{element}{', team' if match[3] == '1' else ''}>"
 
 
 def main(log: Path) -> int:
@@ -41,7 +41,7 @@ def main(log: Path) -> int:
             static = int(shared[1]) if shared else 0
             rows.append((arch, readable(symbol), int(registers[1]), stack, stores + loads, static))
             symbol = ""
-    print(f"{'arch':8} {'kernel<element, blocks a row>':40} registers stack spilled static_smem")
+    print(f"{'arch':8} {'kernel<element[, team]>':40} registers stack spilled static_smem")
     for arch, name, registers, stack, spilled, shared in sorted(rows):
         print(f"{arch:8} {name:40} {registers:9} {stack:5} {spilled:7} {shared:11}")
     spilling = [name for _, name, _, _, spilled, _ in rows if spilled]

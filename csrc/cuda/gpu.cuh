@@ -25,6 +25,7 @@ struct Words4 {
 __device__ __forceinline__ unsigned thread_index() { return threadIdx.x; }
 __device__ __forceinline__ unsigned num_threads() { return blockDim.x; }
 __device__ __forceinline__ unsigned block_index() { return blockIdx.x; }
+__device__ __forceinline__ unsigned num_blocks() { return gridDim.x; }
 __device__ __forceinline__ unsigned lane_index() { return threadIdx.x % 32; }
 __device__ __forceinline__ unsigned warp_index() { return threadIdx.x / 32; }
 

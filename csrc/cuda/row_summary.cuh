@@ -51,19 +51,19 @@ __device__ __forceinline__ void narrow_window(Head* head, unsigned num_candidate
   if (narrowing > 0) gpu::atomic_max(&head->narrowing, narrowing);
 }
 
-template <typename Element, int kCluster>
+template <typename Element, bool kTeam>
 __device__ __forceinline__ void gather_candidates(int segment, const float* logits,
-                                                  float segment_max, const Team<kCluster>& team,
+                                                  float segment_max, const Team<kTeam>& team,
                                                   const Plan& plan, const Memory& memory) {
   Head* head = memory.head();
   float threshold = 0.0f;
   if (gpu::lane_index() == 0) {
     const uint32_t key = order_key(segment_max);
     const uint32_t before = gpu::atomic_max(&head->running_max, key);
-    if (kCluster > 1 && before < key) {
-      for (int peer = 0; peer < kCluster; ++peer) {
+    if (kTeam && before < key) {
+      for (unsigned peer = 0; peer < team.size; ++peer) {
         if (peer != team.rank) {
-          gpu::atomic_max(gpu::cluster_peer(&head->running_max, static_cast<unsigned>(peer)), key);
+          gpu::atomic_max(gpu::cluster_peer(&head->running_max, peer), key);
         }
       }
     }
@@ -121,8 +121,8 @@ __device__ __forceinline__ float segment_weight(const float* logits, const Scali
 }
 
 // Results per segment go to the leader. Ends without a barrier.
-template <typename Element, int kCluster>
-__device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kCluster>& team,
+template <typename Element, bool kTeam>
+__device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kTeam>& team,
                                           const Plan& plan, const Scaling& scaling,
                                           const Memory& memory) {
   const int num_warps = static_cast<int>(gpu::num_threads() / 32);
@@ -164,9 +164,9 @@ __device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kC
   }
 }
 
-// Before the streaming read; ends with a barrier of the cluster.
-template <int kCluster>
-__device__ __forceinline__ void reset(const Team<kCluster>& team, const Plan& plan,
+// Before the streaming read; ends with a barrier of the team.
+template <bool kTeam>
+__device__ __forceinline__ void reset(const Team<kTeam>& team, const Plan& plan,
                                       const Memory& memory) {
   if (gpu::thread_index() == 0) {
     memory.head()->plan = plan;

@@ -25,6 +25,7 @@ struct Words4 {
 AUTODECO_EMULATOR unsigned thread_index() { return emulation::device.current->index; }
 AUTODECO_EMULATOR unsigned num_threads() { return emulation::device.block_threads; }
 AUTODECO_EMULATOR unsigned block_index() { return emulation::device.current->block->index; }
+AUTODECO_EMULATOR unsigned num_blocks() { return emulation::device.num_blocks; }
 AUTODECO_EMULATOR unsigned lane_index() { return emulation::device.current->index % 32; }
 AUTODECO_EMULATOR unsigned warp_index() { return emulation::device.current->index / 32; }
 AUTODECO_EMULATOR unsigned cluster_rank() { return emulation::device.current->block->rank; }
