@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   const float temperature = value_at(arguments.temperature, task.row_index);
   const RowStatus status = temperature_status(temperature);
   filters.temperature.value = kStatsEpsilon + (status == RowStatus::kValid ? temperature : 1.0f);
-  const Scaling scaling = read_row(task, filters, false);
+  const Scaling scaling = read_row(task, filters, Details::kNone);
   const Command command = lead_or_follow(task, scaling, [&]() {
     return start_moments(arguments, task.row_index, status, task.row, task.team, scaling,
                          task.memory);

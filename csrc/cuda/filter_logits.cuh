@@ -3,7 +3,7 @@
 #pragma once
 
 #include "autodeco/filter_logits.h"
-#include "row_task.cuh"
+#include "decide.cuh"
 
 namespace autodeco::cuda {
 
@@ -38,9 +38,7 @@ __device__ __forceinline__ void write_segments(const FilterLogitsArguments& argu
       for (int i = 0; i < kVector; ++i) {
         const int column = column_of(segment, v, i);
         if (column >= row.columns) continue;
-        const uint32_t key = Keys<Element>::of(logits[i]);
-        const bool keep =
-            key > command.cut_key || (key == command.cut_key && column <= command.last_tie);
+        const bool keep = is_kept(command.last_kept, Keys<Element>::of(logits[i]), column);
         const float scaled = logits[i] / divisor;
         const float low = scaled < -kLargest ? -kLargest : scaled;
         const float saturated = low > kLargest ? kLargest : low;
@@ -48,36 +46,6 @@ __device__ __forceinline__ void write_segments(const FilterLogitsArguments& argu
       }
     }
   }
-}
-
-// Decides what is kept: the last kept key and the last index among its ties.
-template <typename Element, bool kTeam>
-__device__ __forceinline__ Command decide(const Row<Element>& row, const Team<kTeam>& team,
-                                          const Scaling& scaling, const Memory& memory) {
-  const Plan& plan = memory.head()->plan;
-  collect(row, plan, scaling, memory);
-  const Summary& summary = memory.head()->summary;
-  Command command;
-  if (summary.status != RowStatus::kValid) return command;
-  command.action = Action::kWrite;
-  // Without a filter everything above -inf is kept.
-  command.cut_key = Keys<Element>::of(-kInfinity);
-  command.last_tie = -1;
-  if (plan.one_token) {
-    command.cut_key = Keys<Element>::of(summary.max);
-    if (gpu::warp_index() == 0) {
-      const int argmax = find_argmax(row, summary.max_segment, summary.max);
-      if (gpu::lane_index() == 0) memory.head()->found = argmax;
-    }
-    gpu::block_barrier();
-    command.last_tie = memory.head()->found;
-  } else if (plan.filtered) {
-    Leader<Element, kTeam> leader = {row, team, scaling, memory, summary.max, {}};
-    const KeptSet kept = find_kept_set(leader, plan, summary);
-    command.cut_key = kept.key;
-    command.last_tie = kept.last_tie;
-  }
-  return command;
 }
 
 template <typename Element, bool kTeam>
@@ -89,10 +57,15 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   RowStatus status = filter_status(arguments.filters, task.row_index);
   Command command;
   if (status == RowStatus::kValid) {  // the same in the whole team
-    const Scaling scaling = read_row(task, arguments.filters, false);
-    command = lead_or_follow(task, scaling,
-                             [&]() { return decide(task.row, task.team, scaling, task.memory); });
-    if (task.team.leads()) status = task.memory.head()->summary.status;
+    const Scaling scaling = read_row(task, arguments.filters, Details::kNone);
+    command = lead_or_follow(task, scaling, [&]() {
+      const Decision decision = decide(task, scaling);
+      status = decision.status;
+      Command write;
+      if (status == RowStatus::kValid) write.action = Action::kWrite;
+      write.last_kept = decision.last;
+      return write;
+    });
   }
   if (task.team.leads() && gpu::thread_index() == 0) arguments.status[task.row_index] = status;
   int written = 0;

@@ -127,6 +127,9 @@ __device__ __forceinline__ float max_or_nan(float a, float b) {
 __device__ __forceinline__ uint64_t multiply_high(uint64_t a, uint64_t b) {
   return __umul64hi(a, b);
 }
+__device__ __forceinline__ uint32_t count_bits(uint32_t word) {
+  return static_cast<uint32_t>(__popc(word));
+}
 __device__ __forceinline__ float float_of_half(uint16_t bits) {
   float result;
   asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(bits));

@@ -4,6 +4,7 @@
 // row. With one block a row the same code runs without peers.
 #pragma once
 
+#include "autodeco/last_kept.h"
 #include "row.cuh"
 
 namespace autodeco::cuda {
@@ -23,6 +24,9 @@ constexpr unsigned kListCapacity = 4096;  // candidates a block can hold
 constexpr int kBins = 2048;
 constexpr int kSubKeys = 32;  // values of the last radix digit
 
+// What a kernel reports besides its result: how many tokens are kept, or what return_info asks for.
+enum class Details { kNone, kCount, kInfo };
+
 // What the parameters of a row ask for; the same in every block of a team.
 struct Plan {
   float temperature;
@@ -33,7 +37,8 @@ struct Plan {
   bool filtered;    // neither one token nor all of them
   bool needs_sums;  // of weights
   bool needs_info;
-  float window;  // candidates are at most this far below the maximum, in logits
+  bool needs_count;  // of the finite logits
+  float window;      // candidates are at most this far below the maximum, in logits
 };
 
 // What the leader knows after the streaming read.
@@ -54,9 +59,7 @@ struct Command {
   int shift = 0;
   float row_max = 0.0f;
   float inverse_mass = 0.0f;  // of the row, in units of the largest weight
-  // The kept set, for kWrite.
-  uint32_t cut_key = 0;
-  int last_tie = 0;
+  LastKept last_kept = {};    // for kWrite
 };
 
 struct Level {  // one bin of a histogram

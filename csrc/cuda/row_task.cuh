@@ -2,7 +2,7 @@
 // leader's decisions, which the other blocks carry out. A kernel is a few lines:
 //
 //   const RowTask<Element, kTeam> task(logits, layout, valid_vocab);
-//   const Scaling scaling = read_row(task, filters, needs_info);
+//   const Scaling scaling = read_row(task, filters, details);
 //   const Command command = lead_or_follow(task, scaling, [&]() { ... });
 //   ... what every block does with the command ...
 #pragma once
@@ -34,8 +34,8 @@ struct RowTask {
 // found; the plan is in head()->plan. Ends with a barrier of the team.
 template <typename Element, bool kTeam>
 __device__ __forceinline__ Scaling read_row(const RowTask<Element, kTeam>& task,
-                                            const FilterParameters& filters, bool needs_info) {
-  const Plan plan = make_plan(filters, task.row_index, task.row.columns, needs_info);
+                                            const FilterParameters& filters, Details details) {
+  const Plan plan = make_plan(filters, task.row_index, task.row.columns, details);
   const Scaling scaling(plan.temperature > 0.0f ? plan.temperature : 1.0f);
   reset(task.team, plan, task.memory);
   summarize(task.row, task.team, plan, scaling, task.memory);

@@ -161,7 +161,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     if (task.team.leads()) write_invalid(arguments, task.row_index, status);
     return;
   }
-  const Scaling scaling = read_row(task, arguments.filters, arguments.kept != nullptr);
+  const Scaling scaling = read_row(task, arguments.filters,
+                                   arguments.kept != nullptr ? Details::kInfo : Details::kNone);
   lead_or_follow(task, scaling, [&]() {
     lead_row(arguments, task.row_index, task.row, task.team, scaling, task.memory);
     return Command();

@@ -8,22 +8,11 @@
 
 #include "autodeco/dtype.h"
 #include "autodeco/filters.h"
+#include "autodeco/last_kept.h"
 #include "autodeco/row_layout.h"
 #include "autodeco/row_status.h"
 
 namespace autodeco {
-
-// The last token of a kept set, which is a prefix of the order: a token is kept if its key is
-// larger, or if its key is equal and its column at most `tie`. The key is the device's own.
-struct LastKept {
-  uint32_t key;
-  int32_t tie;
-};
-
-// `static`: see order.h.
-static constexpr bool is_kept(const LastKept& last, uint32_t key, int32_t column) {
-  return key > last.key || (key == last.key && column <= last.tie);
-}
 
 struct KeptIndicesArguments {
   const void* logits = nullptr;
@@ -47,6 +36,7 @@ struct IdRange {
   int64_t end;
 };
 
+// `static`: see order.h.
 static constexpr IdRange id_range(const KeptIndicesArguments& arguments, int64_t row) {
   const int64_t end = arguments.offsets[row + 1];
   return {arguments.offsets[row], end < arguments.capacity ? end : arguments.capacity};

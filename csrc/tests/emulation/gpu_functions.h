@@ -127,6 +127,7 @@ inline float max_or_nan(float a, float b) {
 inline uint64_t multiply_high(uint64_t a, uint64_t b) {
   return static_cast<uint64_t>((static_cast<unsigned __int128>(a) * b) >> 64);
 }
+inline uint32_t count_bits(uint32_t word) { return static_cast<uint32_t>(std::popcount(word)); }
 inline float float_of_half(uint16_t bits) {
   const uint32_t magnitude = bits & 0x7fffu;
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
