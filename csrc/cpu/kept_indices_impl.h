@@ -26,7 +26,7 @@ void count_kept_row(const KeptIndicesArguments& arguments, int64_t row_index,
 }
 
 // Columns of the kept tokens of a block, ascending. Returns how many.
-inline int kept_columns(const Block& block, const LastKept& last, int32_t* columns) {
+inline int kept_columns(const Block& block, LastKept last, int32_t* columns) {
   const int32_t begin = static_cast<int32_t>(block.begin);
   alignas(64) int32_t keep[kBlock];
   int count = 0;
@@ -45,8 +45,8 @@ inline int kept_columns(const Block& block, const LastKept& last, int32_t* colum
 }
 
 template <typename Element>
-void write_kept_row(const KeptIndicesArguments& arguments, const IdRange& range,
-                    const LastKept& last, const Row<Element>& row) {
+void write_kept_row(const KeptIndicesArguments& arguments, const IdRange& range, LastKept last,
+                    const Row<Element>& row) {
   alignas(64) int32_t columns[kBlock];
   int64_t place = range.begin;
   for_each_block(row, [&](const Block& block) {

@@ -52,7 +52,7 @@ inline size_t marks_bytes(int64_t vocab, unsigned team_size) {
 
 // The one read of the row. Ends without a barrier.
 template <typename Element>
-__device__ __forceinline__ void mark_segments(const Row<Element>& row, const LastKept& last,
+__device__ __forceinline__ void mark_segments(const Row<Element>& row, LastKept last,
                                               int first_segment, int last_segment, Marks* marks) {
   const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   for (int segment = first_segment + static_cast<int>(gpu::warp_index()); segment < last_segment;

@@ -12,8 +12,9 @@ struct LastKept {
   int32_t tie;
 };
 
-// `static`: see order.h.
-static constexpr bool is_kept(const LastKept& last, uint32_t key, int32_t column) {
+// By value: a loop over a reference that it must read again is not vectorised. `static`: see
+// order.h.
+static constexpr bool is_kept(LastKept last, uint32_t key, int32_t column) {
   return key > last.key || (key == last.key && column <= last.tie);
 }
 
