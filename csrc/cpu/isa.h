@@ -6,8 +6,8 @@
 namespace autodeco {
 struct SampleArguments;
 struct FilterLogitsArguments;
-struct DistributionStatsArguments;
 struct KeptIndicesArguments;
+struct DistributionStatsArguments;
 }  // namespace autodeco
 
 namespace autodeco::cpu {
@@ -19,10 +19,10 @@ constexpr int kNumIsas = 3;
 struct KernelTable {
   void (*sample)(const SampleArguments& arguments, int64_t begin, int64_t end);
   void (*filter_logits)(const FilterLogitsArguments& arguments, int64_t begin, int64_t end);
-  void (*distribution_stats)(const DistributionStatsArguments& arguments, int64_t begin,
-                             int64_t end);
   void (*count_kept)(const KeptIndicesArguments& arguments, int64_t begin, int64_t end);
   void (*write_kept)(const KeptIndicesArguments& arguments, int64_t begin, int64_t end);
+  void (*distribution_stats)(const DistributionStatsArguments& arguments, int64_t begin,
+                             int64_t end);
 };
 
 const char* isa_name(Isa isa);

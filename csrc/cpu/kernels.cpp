@@ -18,8 +18,8 @@ namespace autodeco::cpu::AUTODECO_ISA {
 const KernelTable& kernels();  // declared where isa.cpp does
 
 const KernelTable& kernels() {
-  static constexpr KernelTable table = {&sample_rows, &filter_logits_rows, &distribution_stats_rows,
-                                        &count_kept_rows, &write_kept_rows};
+  static constexpr KernelTable table = {&sample_rows, &filter_logits_rows, &count_kept_rows,
+                                        &write_kept_rows, &distribution_stats_rows};
   return table;
 }
 

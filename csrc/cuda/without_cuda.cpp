@@ -9,9 +9,9 @@ namespace autodeco::cuda {
 
 int launch_sample(const SampleArguments&, void*) { return kNotBuilt; }
 int launch_filter_logits(const FilterLogitsArguments&, void*) { return kNotBuilt; }
-int launch_distribution_stats(const DistributionStatsArguments&, void*) { return kNotBuilt; }
 int launch_count_kept(const KeptIndicesArguments&, void*) { return kNotBuilt; }
 int launch_write_kept(const KeptIndicesArguments&, void*) { return kNotBuilt; }
+int launch_distribution_stats(const DistributionStatsArguments&, void*) { return kNotBuilt; }
 int read_value(const void*, void*, size_t) { return kNotBuilt; }
 const char* error_text(int) { return "this build of autodeco_ext has no CUDA half"; }
 
