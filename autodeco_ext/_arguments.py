@@ -151,6 +151,15 @@ def sample_count(op: str, num_samples: object) -> int | None:
     return count
 
 
+def id_capacity(op: str, capacity: object) -> int | None:
+    if capacity is None:
+        return None
+    size = integer(op, "capacity", capacity, "an integer or None")
+    if size < 0:
+        raise ValueError(f"autodeco_ext.{op}: capacity must be >= 0, got {size}")
+    return size
+
+
 def checks_rows(op: str, check: object, logits: torch.Tensor) -> bool:
     """None is True on the CPU; on CUDA, where looking stalls the device, False."""
     if check is None:
@@ -198,7 +207,7 @@ def filter_parameters(
     min_p: object,
     valid_vocab: object,
 ) -> tuple[Any, ...]:
-    """The ten arguments that `sample` and `filter_logits` share, in schema order."""
+    """The ten arguments that every op with filters takes, in schema order."""
     off_k, off_p, all_columns = (None, 0), (None, 0.0), (None, _INT64_MAX)
     return (
         *temperature_parameter(op, temperature, logits),

@@ -6,6 +6,7 @@ it runs. Importing this module loads the extension, which registers the schemas 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -80,6 +81,19 @@ def _(logits: torch.Tensor, *parameters: Any) -> None:
             f"autodeco_ext.filter_logits: out must have shape {list(logits.shape)}, "
             f"got {list(out.shape)}"
         )
+
+
+@torch.library.register_fake("autodeco_ext::kept_indices")
+def _(logits: torch.Tensor, *parameters: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    _check_logits("kept_indices", logits)
+    *_, capacity, _check = parameters
+    if capacity is None:  # then the number of ids is known when the op has run
+        capacity = torch.library.get_ctx().new_dynamic_size()
+    rows = math.prod(logits.shape[:-1])
+    return (
+        logits.new_empty([rows + 1], dtype=torch.int64),
+        logits.new_empty([capacity], dtype=torch.int32),
+    )
 
 
 @torch.library.register_fake("autodeco_ext::distribution_stats")

@@ -227,6 +227,26 @@ def test_filter_logits_refuses(
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
+        *parameters(ARGUMENT_CASES + ROW_CASES),
+        pytest.param({"capacity": -1}, ValueError, "capacity must be >= 0, got -1"),
+        pytest.param(
+            {"capacity": 2.0}, TypeError, "capacity must be an integer or None, got float"
+        ),
+        pytest.param(
+            {"capacity": True}, TypeError, "capacity must be an integer or None, got bool"
+        ),
+        pytest.param({"check": "no"}, TypeError, "check must be a bool or None, got 'no'"),
+    ],
+)
+def test_kept_indices_refuses(
+    op_device: str, arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    expect(autodeco_ext.kept_indices, arguments, error, text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
         *parameters(case for case in of_stats(ARGUMENT_CASES) if case[0] != "too wide"),
         pytest.param(
             {"logits": torch.zeros(2, 3, requires_grad=True)},

@@ -55,6 +55,13 @@ def test_opcheck(device: torch.device, per_row: bool, dtype: torch.dtype) -> Non
         (logits, *filters(per_row, device), -float("inf"), out),
         test_utils=CHECKS,
     )
+    # Without a capacity the number of ids depends on the logits: no graph of fixed shapes.
+    for capacity, checks in ((50, CHECKS), (None, (*CHECKS[:-1], "test_aot_dispatch_dynamic"))):
+        torch.library.opcheck(
+            OPS.kept_indices,
+            (logits, *filters(per_row, device), capacity, True),
+            test_utils=checks,
+        )
     temperature = torch.linspace(0.1, 2, 4, device=device) if per_row else None
     torch.library.opcheck(OPS.distribution_stats, (logits, temperature, 0.7), test_utils=CHECKS)
 

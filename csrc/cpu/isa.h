@@ -6,6 +6,7 @@
 namespace autodeco {
 struct SampleArguments;
 struct FilterLogitsArguments;
+struct KeptIndicesArguments;
 struct DistributionStatsArguments;
 }  // namespace autodeco
 
@@ -18,6 +19,8 @@ constexpr int kNumIsas = 3;
 struct KernelTable {
   void (*sample)(const SampleArguments& arguments, int64_t begin, int64_t end);
   void (*filter_logits)(const FilterLogitsArguments& arguments, int64_t begin, int64_t end);
+  void (*count_kept)(const KeptIndicesArguments& arguments, int64_t begin, int64_t end);
+  void (*write_kept)(const KeptIndicesArguments& arguments, int64_t begin, int64_t end);
   void (*distribution_stats)(const DistributionStatsArguments& arguments, int64_t begin,
                              int64_t end);
 };

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "autodeco/distribution_stats.h"
-#include "follow.cuh"
+#include "row_task.cuh"
 
 namespace autodeco::cuda {
 
@@ -18,11 +18,12 @@ __device__ __forceinline__ void write_invalid(const DistributionStatsArguments& 
 
 // Sums over every segment, in an order that depends on nothing but the segment: q ln(q + 1e-8) in
 // memory.segment_sum, (q - mean)^2 in memory.segment_raw_sum of the leader.
-template <typename Element, int kCluster>
-__device__ __forceinline__ void sum_moments(const Row<Element>& row, const Team<kCluster>& team,
-                                            const Scaling& scaling, const Memory& memory) {
-  const float max = memory.head()->command.row_max;
-  const float inverse = memory.head()->command.inverse_mass;
+template <typename Element, bool kTeam>
+__device__ __forceinline__ void sum_moments(const Row<Element>& row, const Team<kTeam>& team,
+                                            const Scaling& scaling, const Command& command,
+                                            const Memory& memory) {
+  const float max = command.row_max;
+  const float inverse = command.inverse_mass;
   const float mean = 1.0f / static_cast<float>(row.columns);
   const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   const auto add = [](float a, float b) { return a + b; };
@@ -55,24 +56,26 @@ __device__ __forceinline__ void sum_moments(const Row<Element>& row, const Team<
   }
 }
 
-// By the leader: the sums that need no second read, and the command to make it.
-template <typename Element, int kCluster>
+// By the leader: the sums that need no second read, and the command to make it. As on the CPU the
+// logits decide first what is wrong: where they are NaN, the temperature that a head made of them
+// is too.
+template <typename Element, bool kTeam>
 __device__ __forceinline__ Command start_moments(const DistributionStatsArguments& arguments,
-                                                 int64_t row_index, const Row<Element>& row,
-                                                 const Team<kCluster>& team, const Scaling& scaling,
-                                                 const Memory& memory) {
+                                                 int64_t row_index, RowStatus parameters,
+                                                 const Row<Element>& row, const Team<kTeam>& team,
+                                                 const Scaling& scaling, const Memory& memory) {
   const Plan& plan = memory.head()->plan;
   collect(row, plan, scaling, memory);
   const Summary& summary = memory.head()->summary;
-  Command command = {};
-  if (summary.status != RowStatus::kValid) {
-    write_invalid(arguments, row_index, summary.status);
-    command.action = Action::kFinish;
+  Command command;
+  const RowStatus status = summary.status == RowStatus::kValid ? parameters : summary.status;
+  if (status != RowStatus::kValid) {
+    write_invalid(arguments, row_index, status);
     return command;
   }
   uint64_t largest = summary.mass;
   if (plan.filtered) {
-    Leader<Element, kCluster> leader = {row, team, scaling, memory, summary.max, {}};
+    Leader<Element, kTeam> leader = {row, team, scaling, memory, summary.max, {}};
     largest = find_kept_set(leader, plan, summary).mass;
   }
   const double total = static_cast<double>(summary.mass) / kMassScale;
@@ -89,7 +92,7 @@ __device__ __forceinline__ Command start_moments(const DistributionStatsArgument
   return command;
 }
 
-template <typename Element, int kCluster>
+template <typename Element>
 __device__ __forceinline__ void finish_moments(const DistributionStatsArguments& arguments,
                                                int64_t row_index, const Row<Element>& row,
                                                const Memory& memory) {
@@ -113,42 +116,26 @@ __device__ __forceinline__ void finish_moments(const DistributionStatsArguments&
   }
 }
 
-template <typename Element, int kCluster>
+template <typename Element, bool kTeam>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     distribution_stats_kernel(DistributionStatsArguments arguments) {
-  const int64_t row_index = gpu::block_index() / kCluster;
-  const int64_t columns = arguments.layout.vocab;
-  const Row<Element> row(arguments.logits, row_offset(arguments.layout, row_index), columns);
-  const Team<kCluster> team(row.num_segments);
-  const RowStatus status = temperature_status(value_at(arguments.temperature, row_index));
-  if (status != RowStatus::kValid) {  // the same in the whole cluster
-    if (team.leads()) write_invalid(arguments, row_index, status);
-    return;
-  }
-  const Memory memory(static_cast<int>(columns));
-  const float temperature = value_at(arguments.temperature, row_index) + kStatsEpsilon;
-  const Scaling scaling(temperature);
-  {
-    FilterParameters filters;
-    filters.temperature.value = temperature;
-    filters.top_p.value = 1.0f;
-    filters.top_k.value = kTopCount;
-    const Plan plan = make_plan(filters, row_index, columns, false);
-    reset(team, plan, memory);
-    summarize(row, team, plan, scaling, memory);
-  }
-  team.barrier();
-  if (team.leads()) {
-    const Command command = start_moments(arguments, row_index, row, team, scaling, memory);
-    team.announce(memory.head(), command);
-    team.barrier();
-  } else {
-    follow(row, team, scaling, memory);
-  }
-  if (memory.head()->command.action == Action::kFinish) return;
-  sum_moments(row, team, scaling, memory);
-  team.barrier();
-  if (team.leads()) finish_moments<Element, kCluster>(arguments, row_index, row, memory);
+  FilterParameters filters;
+  filters.top_p.value = 1.0f;
+  filters.top_k.value = kTopCount;
+  filters.valid_vocab.value = arguments.layout.vocab;
+  const RowTask<Element, kTeam> task(arguments.logits, arguments.layout, filters.valid_vocab);
+  const float temperature = value_at(arguments.temperature, task.row_index);
+  const RowStatus status = temperature_status(temperature);
+  filters.temperature.value = kStatsEpsilon + (status == RowStatus::kValid ? temperature : 1.0f);
+  const Scaling scaling = read_row(task, filters, Details::kNone);
+  const Command command = lead_or_follow(task, scaling, [&]() {
+    return start_moments(arguments, task.row_index, status, task.row, task.team, scaling,
+                         task.memory);
+  });
+  if (command.action == Action::kFinish) return;
+  sum_moments(task.row, task.team, scaling, command, task.memory);
+  task.team.barrier();
+  if (task.team.leads()) finish_moments(arguments, task.row_index, task.row, task.memory);
 }
 
 }  // namespace autodeco::cuda

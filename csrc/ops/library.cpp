@@ -20,6 +20,11 @@ STABLE_TORCH_LIBRARY(autodeco_ext, library) {
       "float min_p_value, Tensor? valid_vocab, int valid_vocab_value, float filter_value, "
       "Tensor(a!) out) -> ()");
   library.def(
+      "kept_indices(Tensor logits, Tensor? temperature, float temperature_value, Tensor? top_p, "
+      "float top_p_value, Tensor? top_k, int top_k_value, Tensor? min_p, float min_p_value, "
+      "Tensor? valid_vocab, int valid_vocab_value, SymInt? capacity, bool check) -> "
+      "(Tensor offsets, Tensor ids)");
+  library.def(
       "distribution_stats(Tensor logits, Tensor? temperature, float temperature_value) -> "
       "Tensor");
 }

@@ -116,6 +116,18 @@ void invalid_rows_are_filled() {
       expect(std::isnan(value), "statistics of an invalid row are NaN");
     }
     expect(status[0] == RowStatus::kLogitNaN, "status of distribution_stats");
+    // As on the CPU: parameters first in filter_logits, logits first in distribution_stats.
+    Filters negative;
+    negative.temperature = -1.0f;
+    filter_logits(batch, negative, cluster, 3000, status);
+    expect(status[0] == RowStatus::kTemperatureInvalid, "bad T and bad logits, filter_logits");
+    distribution_stats(batch, -1.0f, cluster, status);
+    expect(status[0] == RowStatus::kLogitNaN, "bad T and bad logits, distribution_stats");
+    const Batch<float> good({std::vector<float>(3000, 0.5f)}, 0);
+    for (const float value : distribution_stats(good, -1.0f, cluster, status)) {
+      expect(std::isnan(value), "statistics of a row with a bad T are NaN");
+    }
+    expect(status[0] == RowStatus::kTemperatureInvalid, "bad T, distribution_stats");
   }
 }
 
