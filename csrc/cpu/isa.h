@@ -7,6 +7,7 @@ namespace autodeco {
 struct SampleArguments;
 struct FilterLogitsArguments;
 struct DistributionStatsArguments;
+struct PredictParametersArguments;
 }  // namespace autodeco
 
 namespace autodeco::cpu {
@@ -19,6 +20,8 @@ struct KernelTable {
   void (*sample)(const SampleArguments& arguments, int64_t begin, int64_t end);
   void (*filter_logits)(const FilterLogitsArguments& arguments, int64_t begin, int64_t end);
   void (*distribution_stats)(const DistributionStatsArguments& arguments, int64_t begin,
+                             int64_t end);
+  void (*predict_parameters)(const PredictParametersArguments& arguments, int64_t begin,
                              int64_t end);
 };
 
