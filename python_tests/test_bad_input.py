@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +24,10 @@ def bad_row(value: float) -> torch.Tensor:
     return logits
 
 
-SAMPLE_CASES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
+Case = tuple[str, dict[str, Any], type[Exception], str]
+
+# What is refused without looking at a value inside a tensor.
+ARGUMENT_CASES: list[Case] = [
     ("not a tensor", {"logits": [1.0]}, TypeError, "logits must be a torch.Tensor, got list"),
     (
         "no dimension",
@@ -62,12 +65,6 @@ SAMPLE_CASES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ),
     ("overflowing T", {"temperature": 1e39}, ValueError, "temperature must be finite"),
     (
-        "T on another device",
-        {"temperature": torch.ones(3, device="meta")},
-        ValueError,
-        "temperature must be on cpu, got meta",
-    ),
-    (
         "sparse",
         {"logits": torch.zeros(2, 3).to_sparse()},
         TypeError,
@@ -98,6 +95,16 @@ SAMPLE_CASES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         "temperature must have a shape that broadcasts to [3], got [1, 3]",
     ),
     ("complex T", {"temperature": torch.ones(3, dtype=torch.complex64)}, TypeError, "real numbers"),
+    ("nan P", {"top_p": NAN}, ValueError, "top_p must be a number, got nan"),
+    ("negative k", {"top_k": -1}, ValueError, "top_k must be >= 0, got -1"),
+    ("fractional k", {"top_k": 2.5}, TypeError, "top_k must be an integer or a tensor, got float"),
+    ("float tensor k", {"top_k": torch.ones(3)}, TypeError, "top_k must be integers"),
+    ("nan min_p", {"min_p": NAN}, ValueError, "min_p must be a number, got nan"),
+    ("valid_vocab 0", {"valid_vocab": 0}, ValueError, "valid_vocab must be >= 1, got 0"),
+]
+
+# Invalid rows. On CUDA only `sample` with check=True looks for them.
+ROW_CASES: list[Case] = [
     (
         "negative T in a row",
         {"temperature": torch.tensor([1.0, -1.0, 1.0])},
@@ -110,20 +117,14 @@ SAMPLE_CASES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         ValueError,
         "temperature must be finite and >= 0, got inf in row 2",
     ),
-    ("nan P", {"top_p": NAN}, ValueError, "top_p must be a number, got nan"),
     ("nan P in a row", {"top_p": torch.tensor([NAN, 1.0, 1.0])}, ValueError, "got nan in row 0"),
-    ("negative k", {"top_k": -1}, ValueError, "top_k must be >= 0, got -1"),
     (
         "negative k in a row",
         {"top_k": torch.tensor([1, -3, 1])},
         ValueError,
         "top_k must be >= 0, got -3 in row 1",
     ),
-    ("fractional k", {"top_k": 2.5}, TypeError, "top_k must be an integer or a tensor, got float"),
-    ("float tensor k", {"top_k": torch.ones(3)}, TypeError, "top_k must be integers"),
-    ("nan min_p", {"min_p": NAN}, ValueError, "min_p must be a number, got nan"),
     ("nan min_p in a row", {"min_p": torch.full((3,), NAN)}, ValueError, "min_p must be a number"),
-    ("valid_vocab 0", {"valid_vocab": 0}, ValueError, "valid_vocab must be >= 1, got 0"),
     (
         "valid_vocab 0 in a row",
         {"valid_vocab": torch.tensor([4, 4, 0])},
@@ -168,6 +169,15 @@ ONLY_SAMPLE = [
 ]
 
 
+def parameters(cases: Iterable[Case]) -> list[Any]:
+    return [pytest.param(*case[1:], id=case[0]) for case in cases]
+
+
+def of_stats(cases: Iterable[Case]) -> list[Case]:
+    """The cases whose arguments `distribution_stats` has."""
+    return [case for case in cases if case[1].keys() <= {"logits", "temperature"}]
+
+
 def expect(
     op: Callable[..., Any], arguments: dict[str, Any], error: type[Exception], text: str
 ) -> None:
@@ -179,16 +189,18 @@ def expect(
 
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
-    [pytest.param(*case[1:], id=case[0]) for case in SAMPLE_CASES + ONLY_SAMPLE],
+    parameters(ARGUMENT_CASES + ROW_CASES + ONLY_SAMPLE),
 )
-def test_sample_refuses(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
+def test_sample_refuses(
+    op_device: str, arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
     expect(autodeco_ext.sample, arguments, error, text)
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        *(pytest.param(*case[1:], id=case[0]) for case in SAMPLE_CASES),
+        *parameters(ARGUMENT_CASES),
         pytest.param(
             {"out": torch.zeros(3, 5)}, ValueError, "out must have shape [3, 4], got [3, 5]"
         ),
@@ -206,7 +218,7 @@ def test_sample_refuses(arguments: dict[str, Any], error: type[Exception], text:
     ],
 )
 def test_filter_logits_refuses(
-    arguments: dict[str, Any], error: type[Exception], text: str
+    op_device: str, arguments: dict[str, Any], error: type[Exception], text: str
 ) -> None:
     expect(autodeco_ext.filter_logits, arguments, error, text)
 
@@ -214,12 +226,7 @@ def test_filter_logits_refuses(
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        *(
-            pytest.param(*case[1:], id=case[0])
-            for case in SAMPLE_CASES
-            if not {"top_p", "top_k", "min_p", "valid_vocab"} & case[1].keys()
-            and case[0] != "too wide"
-        ),
+        *parameters(case for case in of_stats(ARGUMENT_CASES) if case[0] != "too wide"),
         pytest.param(
             {"logits": torch.zeros(2, 3, requires_grad=True)},
             ValueError,
@@ -228,9 +235,35 @@ def test_filter_logits_refuses(
     ],
 )
 def test_distribution_stats_refuses(
+    op_device: str, arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    expect(autodeco_ext.distribution_stats, arguments, error, text)
+
+
+@pytest.mark.parametrize(("arguments", "error", "text"), parameters(ROW_CASES))
+def test_filter_logits_refuses_invalid_rows_on_the_cpu(
+    arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    expect(autodeco_ext.filter_logits, arguments, error, text)
+
+
+@pytest.mark.parametrize(("arguments", "error", "text"), parameters(of_stats(ROW_CASES)))
+def test_distribution_stats_refuses_invalid_rows_on_the_cpu(
     arguments: dict[str, Any], error: type[Exception], text: str
 ) -> None:
     expect(autodeco_ext.distribution_stats, arguments, error, text)
+
+
+def test_a_parameter_on_another_device_is_refused(device: torch.device) -> None:
+    logits = LOGITS.to(device)
+    elsewhere = torch.ones(3, device="meta")
+    for op in (autodeco_ext.sample, autodeco_ext.filter_logits, autodeco_ext.distribution_stats):
+        expect(
+            op,
+            {"logits": logits, "temperature": elsewhere},
+            ValueError,
+            f"temperature must be on {logits.device}, got meta",
+        )
 
 
 def test_without_check_invalid_rows_are_visible_and_harm_no_other(backend: str) -> None:
@@ -248,7 +281,7 @@ def test_without_check_invalid_rows_are_visible_and_harm_no_other(backend: str) 
     assert torch.equal(info.tokens[::2, 0], alone.tokens[::2])
 
 
-def test_bad_values_beyond_valid_vocab_do_not_matter() -> None:
+def test_bad_values_beyond_valid_vocab_do_not_matter(op_device: str) -> None:
     logits = torch.zeros(2, 6)
     logits[:, 4:] = NAN
     assert (autodeco_ext.sample(logits, seed=1, valid_vocab=4) < 4).all()
@@ -275,12 +308,12 @@ def test_tracing_refuses_with_the_sentence_of_running(logits: torch.Tensor) -> N
     assert running.replace("long", "int64") == tracing
 
 
-def test_a_nan_temperature_is_called_nan() -> None:
+def test_a_nan_temperature_is_called_nan(op_device: str) -> None:
     with pytest.raises(ValueError, match=r"got nan in row 0$"):
         autodeco_ext.sample(LOGITS, torch.full((3,), -NAN), seed=1)
 
 
-def test_out_of_range_scalars_are_refused_for_zero_rows_too() -> None:
+def test_out_of_range_scalars_are_refused_for_zero_rows_too(op_device: str) -> None:
     with pytest.raises(ValueError, match="temperature must be finite"):
         autodeco_ext.sample(torch.zeros(0, 4), -1.0)
 
