@@ -94,8 +94,8 @@ class OpsOnDevice:
     rows are called with check=True. The default of CUDA has tests of its own.
     """
 
-    NAMES = ("sample", "filter_logits", "distribution_stats")
-    CHECKED = ("sample",)
+    NAMES = ("sample", "filter_logits", "distribution_stats", "decode_step")
+    CHECKED = ("sample", "decode_step")
 
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
