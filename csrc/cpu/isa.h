@@ -7,6 +7,7 @@ namespace autodeco {
 struct SampleArguments;
 struct FilterLogitsArguments;
 struct DistributionStatsArguments;
+struct FloorArguments;
 }  // namespace autodeco
 
 namespace autodeco::cpu {
@@ -20,6 +21,7 @@ struct KernelTable {
   void (*filter_logits)(const FilterLogitsArguments& arguments, int64_t begin, int64_t end);
   void (*distribution_stats)(const DistributionStatsArguments& arguments, int64_t begin,
                              int64_t end);
+  void (*floor)(const FloorArguments& arguments, int64_t begin, int64_t end);
 };
 
 const char* isa_name(Isa isa);

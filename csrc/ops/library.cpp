@@ -22,4 +22,7 @@ STABLE_TORCH_LIBRARY(autodeco_ext, library) {
   library.def(
       "distribution_stats(Tensor logits, Tensor? temperature, float temperature_value) -> "
       "Tensor");
+  // For bench/ alone: no public function, and no fake kernel, because the shape of the result is
+  // that of the launch.
+  library.def("floor(Tensor logits) -> Tensor");
 }
