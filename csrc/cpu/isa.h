@@ -8,6 +8,7 @@ struct SampleArguments;
 struct FilterLogitsArguments;
 struct DistributionStatsArguments;
 struct PredictParametersArguments;
+struct FloorArguments;
 }  // namespace autodeco
 
 namespace autodeco::cpu {
@@ -23,6 +24,7 @@ struct KernelTable {
                              int64_t end);
   void (*predict_parameters)(const PredictParametersArguments& arguments, int64_t begin,
                              int64_t end);
+  void (*floor)(const FloorArguments& arguments, int64_t begin, int64_t end);
 };
 
 const char* isa_name(Isa isa);

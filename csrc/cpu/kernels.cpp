@@ -9,6 +9,7 @@
 
 #include "distribution_stats_impl.h"
 #include "filter_logits_impl.h"
+#include "floor_impl.h"
 #include "isa.h"
 #include "predict_parameters_impl.h"
 #include "sample_impl.h"
@@ -19,7 +20,7 @@ const KernelTable& kernels();  // declared where isa.cpp does
 
 const KernelTable& kernels() {
   static constexpr KernelTable table = {&sample_rows, &filter_logits_rows, &distribution_stats_rows,
-                                        &predict_parameters_rows};
+                                        &predict_parameters_rows, &floor_rows};
   return table;
 }
 

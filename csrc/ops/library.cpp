@@ -30,4 +30,7 @@ STABLE_TORCH_LIBRARY(autodeco_ext, library) {
       "Tensor? temperature_second_bias, Tensor? top_p_product, Tensor? top_p_feature_weight, "
       "Tensor? top_p_first_bias, Tensor? top_p_second_weight, Tensor? top_p_second_bias, "
       "bool check) -> (Tensor, Tensor)");
+  // For bench/ alone: no public function, and no fake kernel, because the shape of the result is
+  // that of the launch.
+  library.def("floor(Tensor logits) -> Tensor");
 }
