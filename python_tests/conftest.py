@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -24,6 +24,7 @@ torch.set_num_threads(1)
 CPU_BACKENDS = ("scalar", "avx2", "avx512")
 DEVICES = ("cpu", "cuda")
 BACKENDS_RUN: set[str] = set()
+COUNTS: list[str] = []  # what tests counted, for the summary of the run
 
 
 def require_backend(name: str, missing: str | None) -> None:
@@ -96,7 +97,15 @@ def cuda() -> torch.device:
     return torch_device("cuda")
 
 
+@pytest.fixture
+def count() -> Callable[[str], None]:
+    """Adds a line to the summary of the run."""
+    return COUNTS.append
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in COUNTS:
+        terminalreporter.write_line(line)
     missing = cuda_missing()
     terminalreporter.write_line(
         f"autodeco_ext backends run: {', '.join(sorted(BACKENDS_RUN)) or 'none'}; "

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import ROW_KINDS, assert_close, assert_kept, make_rows, tokens_pvalue
+from oracle import (
+    DRAW_SLACK,
+    ROW_KINDS,
+    assert_close,
+    assert_kept,
+    draw_errors,
+    make_rows,
+    random_parameters,
+    tokens_pvalue,
+)
 
 import autodeco_ext
 from autodeco_ext import reference
@@ -15,22 +24,6 @@ INF = float("inf")
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def random_parameters(rows: int, vocab: int, seed: int) -> dict[str, torch.Tensor]:
-    """Per-row parameters over their whole range, every filter off in a part of the rows."""
-    random = generator(seed)
-
-    def uniform() -> torch.Tensor:
-        return torch.rand(rows, generator=random)
-
-    temperature = 0.05 + 2 * uniform()
-    temperature[uniform() < 0.05] = 0.0
-    top_p = 0.05 + uniform()  # a part is above 1
-    top_p[uniform() < 0.05] = 0.0
-    top_k = (1 + vocab * uniform() ** 3).long().where(uniform() < 0.3, 0)
-    min_p = (0.3 * uniform() ** 2).where(uniform() < 0.3, 0.0)
-    return {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
 
 
 # Rows per kind and dtype: 16,740 in all. The wide ones are few because the judge sorts in float64.
@@ -80,6 +73,24 @@ def test_tokens_and_info_match_the_reference(backend: str, kind: str, dtype: tor
     for field in ("logprobs", "raw_logprobs", "log_kept_mass"):
         assert_close(getattr(got, field)[same], getattr(expected, field)[same], dtype, field)
     assert got.valid.all()
+
+
+@pytest.mark.parametrize("kind", ROW_KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_draw_is_where_its_uniform_number_falls(
+    backend: str, kind: str, dtype: torch.dtype
+) -> None:
+    logits = make_rows(kind, 200, 1000, dtype, generator(21))
+    parameters = random_parameters(200, 1000, seed=22)
+    seed = torch.randint(-(2**62), 2**62, (200,), generator=generator(23))
+    tokens = autodeco_ext.sample(logits, **parameters, seed=seed)
+    kept = autodeco_ext.filter_logits(logits, **parameters) > -INF
+    uniform = reference.philox_uniform(seed)
+    temperature = parameters["temperature"]
+    assert draw_errors(logits, kept, tokens, uniform, temperature).max() < DRAW_SLACK
+    # The token of another row is seen to be wrong.
+    wrong = tokens.roll(1)
+    assert (draw_errors(logits, kept, wrong, uniform, temperature) > DRAW_SLACK).any()
 
 
 @pytest.mark.parametrize(
