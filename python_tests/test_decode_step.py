@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from cuda_tools import assert_same, capture, extra_bytes, torch_may_not_wait, waits_for_the_device
 from oracle import make_rows
+from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import autodeco_ext
 from autodeco_ext.models import AutoDecoConfig, AutoDecoHeads
@@ -129,6 +132,37 @@ def test_no_output_has_a_gradient_and_inference_mode_agrees(device) -> None:
     assert same(inferred, step) and same(inferred.info, step.info)
 
 
+class Operations(TorchDispatchMode):
+    """Records what works on data; views are left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
+        name = func.overloadpacket.__name__
+        if name not in ("t", "slice", "detach"):
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options", "names"),
+    [
+        (torch.bfloat16, {}, ["_to_copy", "mm", "mm", "predict_parameters", "sample"]),
+        (torch.float32, {}, ["mm", "mm", "predict_parameters", "sample"]),
+        (torch.float32, {"top_p": 0.9}, ["mm", "predict_parameters", "sample", "full"]),
+    ],
+)
+def test_a_step_is_five_operations_at_most(dtype, options: dict, names: list[str]) -> None:
+    """Each is a kernel on CUDA; the products may be more, as cuBLAS decides."""
+    heads = make_heads()
+    hidden, logits = make_input(3, dtype=dtype)
+    with Operations() as operations:
+        autodeco_ext.decode_step(hidden, logits, heads, seed=1, **options)
+    assert operations.names == names
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_full_graph_compile_draws_the_same_tokens(device, dtype: torch.dtype) -> None:
@@ -247,3 +281,78 @@ def test_something_that_is_not_heads_is_refused() -> None:
         TypeError, match=r"^autodeco_ext.decode_step: heads must be an AutoDecoHeads, got Linear$"
     ):
         autodeco_ext.decode_step(STATES, LOGITS, torch.nn.Linear(2, 2))
+
+
+# On CUDA alone: kernels, waiting, graphs, memory.
+
+
+def cuda_step(device: torch.device, rows: int, dtype: torch.dtype = torch.float32) -> Any:
+    """A call of decode_step, and its inputs, which may be changed in place."""
+    heads = make_heads(device)
+    hidden, logits = make_input(rows, vocab=32_003, dtype=dtype, device=device)
+    seeds = torch.arange(rows, device=device)
+    inputs = {"hidden_states": hidden, "logits": logits, "seed": seeds}
+
+    def call() -> autodeco_ext.DecodeStep:
+        return autodeco_ext.decode_step(**inputs, heads=heads, return_info=True)
+
+    return call, inputs
+
+
+@pytest.mark.parametrize("rows", [1, 64])
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 4), (torch.bfloat16, 5)])
+def test_a_step_on_cuda_takes_five_kernels(cuda, rows: int, dtype: torch.dtype, most: int) -> None:
+    call, _ = cuda_step(cuda, rows, dtype)
+    call()
+    torch.cuda.synchronize()
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        call()
+        torch.cuda.synchronize()
+    on_device = torch.autograd.DeviceType.CUDA
+    names = [event.name for event in profile.events() if event.device_type == on_device]
+    assert 2 <= len(names) <= most, names
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_on_cuda_does_not_wait(cuda, dtype: torch.dtype) -> None:
+    call, _ = cuda_step(cuda, 64, dtype)
+
+    def strict() -> Any:
+        with torch_may_not_wait():
+            return call()
+
+    assert not waits_for_the_device(strict)
+
+
+@pytest.mark.parametrize("rows", [1, 12, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cuda_graph_of_a_step_replays_with_new_inputs(cuda, rows: int, dtype) -> None:
+    call, inputs = cuda_step(cuda, rows, dtype)
+    graph, result = capture(call)
+    seen = []
+    for _ in range(4):
+        for name in ("hidden_states", "logits"):
+            inputs[name].copy_(inputs[name].roll(1, -1))
+        inputs["seed"] += 1
+        graph.replay()
+        assert_same(result, call())
+        seen.append(result.temperature.clone())
+    assert not torch.equal(seen[0], seen[1])
+
+
+@pytest.mark.slow
+def test_a_compiled_step_on_cuda_is_one_graph(cuda) -> None:
+    call, _ = cuda_step(cuda, 12)
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = torch.compile(lambda: call().tokens + 0, fullgraph=True, mode="reduce-overhead")
+    for _ in range(4):
+        assert torch.equal(compiled(), call().tokens)
+    assert counters["inductor"]["cudagraph_skips"] == 0
+
+
+def test_a_step_on_cuda_holds_little_memory(cuda) -> None:
+    call, inputs = cuda_step(cuda, 512)
+    inputs["logits"] = torch.randn(512, 151_936, device=cuda)
+    assert extra_bytes(call) <= inputs["logits"].nbytes // 100
