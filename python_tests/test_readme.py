@@ -1,4 +1,4 @@
-"""The README's first Python example runs as it stands; the others need a model from a hub."""
+"""The README's first two Python examples run as they stand; the others need a model from a hub."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ def test_the_first_example_runs_as_it_stands() -> None:
     exec(compile(python_blocks()[0], str(README), "exec"), names)
     assert names["tokens"].shape == (4,)
     assert names["tokens"][0] == names["logits"][0].argmax()
+
+
+def test_the_example_of_a_decode_step_runs_as_it_stands() -> None:
+    names: dict[str, object] = {}
+    exec(compile(python_blocks()[1], str(README), "exec"), names)
+    assert names["step"].tokens.shape == (4,)
+    assert names["step"].temperature.tolist() == [names["torch"].tensor(0.7).item()] * 4
 
 
 def test_every_example_is_valid_python() -> None:

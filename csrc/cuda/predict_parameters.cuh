@@ -1,7 +1,7 @@
 // Temperature and top_p that the heads predict, behind the products of their first weights with the
 // hidden states. Grid, leader and shared memory as in sample.cuh. Every block of a team predicts
-// the temperature, which costs less than to wait for another; then the features are those of
-// distribution_stats.cuh, and the leader finishes top_p.
+// the temperature for itself, so that none waits for it; the features are those of
+// distribution_stats.cuh; the leader, which has them, finishes top_p.
 #pragma once
 
 #include "autodeco/predict_parameters.h"

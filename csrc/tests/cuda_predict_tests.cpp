@@ -138,6 +138,12 @@ void judge(const Batch<Element>& batch, Features features, bool has_temperature_
   }
   if (features != Features::kStatistics) {
     expect(got.bytes_loaded == 0, "reads no logits: " + what);
+  } else if (batch.num_rows == 1) {
+    const uint64_t before = emulation::device.bytes_loaded;
+    std::vector<RowStatus> status;
+    distribution_stats(batch, got.temperature[0], 1, status);
+    expect(got.bytes_loaded == emulation::device.bytes_loaded - before,
+           "reads what distribution_stats reads: " + what);
   }
   for (const int cluster : {1, 2, 4, 8}) {
     for (const Order order : {Order::kForward, Order::kReverse, Order::kRandom}) {
