@@ -3,6 +3,7 @@
 
 #include "emulated_kernels.h"
 #include "predict_parameters.cuh"
+#include "random_heads.h"
 
 namespace {
 
@@ -11,51 +12,6 @@ using namespace autodeco::tests;
 using emulation::Order;
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-
-// One head: what csrc/ops reads from tensors. Vectors of exactly the right size, so that
-// AddressSanitizer sees what is read beyond.
-struct Head {
-  std::vector<float> product;  // [rows, width]
-  std::vector<float> first_bias;
-  std::vector<float> second_weight;
-  float second_bias;
-
-  Head(int rows, int width, std::mt19937_64& random) {
-    std::normal_distribution<float> normal;
-    for (int i = 0; i < rows * width; ++i) product.push_back(normal(random));
-    for (int i = 0; i < width; ++i) {
-      first_bias.push_back(0.3f * normal(random));
-      second_weight.push_back(2.0f * normal(random) / std::sqrt(static_cast<float>(width)));
-    }
-    second_bias = normal(random);
-  }
-
-  int width() const { return static_cast<int>(first_bias.size()); }
-
-  HeadLayers layers() const {
-    HeadLayers layers;
-    layers.product = product.data();
-    layers.first_bias = first_bias.data();
-    layers.second_weight = second_weight.data();
-    layers.second_bias = &second_bias;
-    layers.width = width();
-    return layers;
-  }
-
-  // sigmoid(W2 relu(a + b1 + E x) + b2) of a row; E has `stride` columns.
-  double output(int row, const std::vector<float>& weight, int stride,
-                const std::vector<double>& features) const {
-    double sum = second_bias;
-    for (int unit = 0; unit < width(); ++unit) {
-      double hidden = static_cast<double>(product[row * width() + unit]) + first_bias[unit];
-      for (size_t i = 0; i < features.size(); ++i) {
-        hidden += static_cast<double>(weight[unit * stride + i]) * features[i];
-      }
-      sum += std::max(hidden, 0.0) * second_weight[unit];
-    }
-    return 1.0 / (1.0 + std::exp(-sum));
-  }
-};
 
 struct Prediction {
   std::vector<float> temperature;
@@ -98,29 +54,22 @@ enum class Features { kNone, kTemperature, kStatistics };  // of the top-p head;
 template <typename Element>
 void judge(const Batch<Element>& batch, Features features, bool has_temperature_head, int width,
            int other_width, std::mt19937_64& random, const std::string& what) {
-  const Head temperature_head(batch.num_rows, width, random);
-  const Head top_p_head(batch.num_rows, other_width, random);
+  const RandomHead temperature_head(batch.num_rows, width, random);
+  const RandomHead top_p_head(batch.num_rows, other_width, random);
   const int num_features = features == Features::kStatistics ? 1 + kNumStats : 1;
-  // The columns lie in a wider matrix, as in the weights of a head.
-  const int stride = num_features + 3;
-  std::normal_distribution<float> normal;
-  std::vector<float> feature_weight;
-  for (int i = 0; i < (other_width - 1) * stride + num_features; ++i) {
-    feature_weight.push_back(normal(random));
-  }
+  const FeatureWeight feature_weight(other_width, num_features, random);
   PredictParametersArguments arguments;
   if (has_temperature_head) arguments.temperature_head = temperature_head.layers();
   if (features != Features::kNone) {
     arguments.top_p_head = top_p_head.layers();
-    arguments.feature_weight = feature_weight.data();
-    arguments.feature_weight_stride = stride;
+    arguments.feature_weight = feature_weight.values.data();
+    arguments.feature_weight_stride = feature_weight.stride;
     arguments.uses_statistics = features == Features::kStatistics;
   }
   const Prediction got = predict(batch, arguments, 1);
   for (int row = 0; row < batch.num_rows; ++row) {
     expect(got.status[row] == RowStatus::kValid, "status: " + what);
-    const double temperature =
-        has_temperature_head ? 2.0 * temperature_head.output(row, {}, 0, {}) : 1.0;
+    const double temperature = has_temperature_head ? 2.0 * temperature_head.output(row) : 1.0;
     expect(std::fabs(got.temperature[row] - temperature) <= 1e-6,
            "T is " + std::to_string(got.temperature[row]) + " for " + std::to_string(temperature) +
                ": " + what);
@@ -131,7 +80,7 @@ void judge(const Batch<Element>& batch, Features features, bool has_temperature_
       }
     }
     const double top_p =
-        features == Features::kNone ? 1.0 : top_p_head.output(row, feature_weight, stride, inputs);
+        features == Features::kNone ? 1.0 : top_p_head.output(row, &feature_weight, inputs);
     expect(
         std::fabs(got.top_p[row] - top_p) <= 5e-6,
         "P is " + std::to_string(got.top_p[row]) + " for " + std::to_string(top_p) + ": " + what);
@@ -193,8 +142,8 @@ void invalid_rows_are_nan_and_do_not_touch_the_others() {
   logits[2][17] = std::numeric_limits<float>::infinity();
   logits[3].assign(3000, -std::numeric_limits<float>::infinity());
   const Batch<float> batch(logits, 0);
-  Head temperature_head(kRows, kWidth, random);
-  const Head top_p_head(kRows, kWidth, random);
+  RandomHead temperature_head(kRows, kWidth, random);
+  const RandomHead top_p_head(kRows, kWidth, random);
   for (int unit = 0; unit < kWidth; ++unit) temperature_head.product[4 * kWidth + unit] = kNaN;
   const std::vector<float> feature_weight(kWidth * (1 + kNumStats), 0.1f);
   PredictParametersArguments arguments;
