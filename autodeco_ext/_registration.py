@@ -155,4 +155,6 @@ def _(
             raise ValueError(f"{prefix} shape {shapes[0]} or {shapes[1]}, got {list(weight.shape)}")
         if weight.shape[1] > 1 and weight.stride(1) != 1:
             raise ValueError(f"{prefix} a column stride of 1, got {weight.stride(1)}")
+        if weight.shape[1] > 1:
+            _check_logits("predict_parameters", logits)
     return logits.new_empty(rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.float32)

@@ -245,6 +245,10 @@ def test_opcheck(device, dtype: torch.dtype, absent: str | None) -> None:
 BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"logits": torch.zeros(4, 3, dtype=torch.int64)}, "logits must be float32, bfloat16 or"),
     ({"logits": torch.zeros(300, 4).t()}, "logits must have a vocabulary stride of 1, got 4"),
+    (
+        {"logits": torch.zeros(1, 2**20 + 1).expand(4, -1)},
+        "logits must have at most 1048576 columns, got 1048577",
+    ),
     ({"logits": torch.zeros(4, 0)}, "logits must have at least one column, got shape [4, 0]"),
     (
         {"temperature_product": torch.tensor(1.0)},

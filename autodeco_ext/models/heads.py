@@ -146,7 +146,7 @@ class AutoDecoHeads(nn.Module):
         """What forward returns, without a gradient: two products, and one op for all the rest.
 
         Args:
-            hidden_states, logits: as in forward.
+            hidden_states, logits: as in forward, V at most 2^20 where the top-p head reads them.
             needs_top_p: False leaves the top-p head out; top_p is then 1 everywhere.
             check: raise on a row whose logits the top-p head cannot read; None is True on the CPU
                 and False on CUDA. Without it such a row has top_p NaN.

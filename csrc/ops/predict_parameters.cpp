@@ -92,6 +92,7 @@ std::tuple<Tensor, Tensor> predict_parameters(
   arguments.top_p_head = head_layers("top_p", logits, top_p_product, top_p_first_bias,
                                      top_p_second_weight, top_p_second_bias);
   if (top_p_product.has_value()) set_feature_weight(logits, top_p_feature_weight, arguments);
+  if (arguments.uses_statistics) require_countable_vocab(kOp, arguments.layout);
 
   const std::vector<int64_t> shape = row_shape(logits);
   const auto empty_rows = [&]() {
@@ -105,7 +106,6 @@ std::tuple<Tensor, Tensor> predict_parameters(
   const RowStatuses status(logits, arguments.layout.num_rows);
   arguments.status = status.data();
 
-  if (is_on_cuda(logits)) require_countable_vocab(kOp, arguments.layout);
   run_rows<&cuda::launch_predict_parameters>(kOp, logits, arguments,
                                              cpu::active_kernels().predict_parameters);
   if (check) {
