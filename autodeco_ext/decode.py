@@ -48,9 +48,9 @@ def decode_step(
     """Predicts temperature and top_p of every row with the heads, and draws a token with them.
 
     The same as `heads(hidden_states, logits)` and then `sample(logits, temperature, top_p, ...)`,
-    without a gradient. On CUDA at most five kernels, no host synchronisation and nothing that a
-    CUDA graph could not capture: hidden states to float32, the product of either head's first
-    weights with them, the rest of both heads with the features of the row, the draw.
+    without a gradient. At most five operations, none of which reads a value on the host: hidden
+    states to float32, the product of either head's first weights with them, the rest of both heads
+    with the features of the row, the draw.
 
     Args:
         hidden_states: `[..., H]`, input of the LM head, any floating point dtype.
@@ -61,7 +61,7 @@ def decode_step(
             `generate`, the top-p head goes on reading the predicted one.
         top_p: draw with this instead of the predicted top_p; the top-p head then does not run.
         top_k, min_p, seed, offset, generator, return_info: as in `sample`. Without seeds one more
-            kernel draws them.
+            operation draws them.
         valid_vocab: as in `sample`; the heads read all columns, as they do in training.
         check: as in `sample`.
 
