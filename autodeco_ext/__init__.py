@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from autodeco_ext import reference
 from autodeco_ext._load import build_info, cpu_isa, set_cpu_isa, supported_cpu_isas
 from autodeco_ext._version import __version__
+from autodeco_ext.decode import DecodeStep, decode_step
 from autodeco_ext.ops import (
     KeptIndices,
     SampleOutput,
@@ -40,6 +41,7 @@ __all__ = [
     "AutoDecoHeads",
     "AutoDecoLogitsProcessor",
     "AutoDecoModelForCausalLM",
+    "DecodeStep",
     "DecodingTrace",
     "KeptIndices",
     "SampleOutput",
@@ -47,6 +49,7 @@ __all__ = [
     "__version__",
     "build_info",
     "cpu_isa",
+    "decode_step",
     "distribution_stats",
     "filter_logits",
     "kept_indices",

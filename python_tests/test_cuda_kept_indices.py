@@ -11,10 +11,6 @@ from oracle import ROW_KINDS, make_rows, random_parameters
 
 import autodeco_ext
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(autodeco_ext, "kept_indices"), reason="this version has no kept_indices"
-)
-
 
 def cuts(device: torch.device, kind: str, rows: int, vocab: int, seed: int = 0) -> dict[str, Any]:
     random = torch.Generator().manual_seed(seed)

@@ -27,6 +27,13 @@ def test_the_truncation_example_runs_as_it_stands() -> None:
     assert len(names["kept"].ids) == names["kept"].offsets[-1] == (names["truncated"] > -inf).sum()
 
 
+def test_the_example_of_a_decode_step_runs_as_it_stands() -> None:
+    names: dict[str, object] = {}
+    exec(compile(python_blocks()[2], str(README), "exec"), names)
+    assert names["step"].tokens.shape == (4,)
+    assert names["step"].temperature.tolist() == [names["torch"].tensor(0.7).item()] * 4
+
+
 def test_every_example_is_valid_python() -> None:
     assert len(python_blocks()) >= 3
     for block in python_blocks():

@@ -47,22 +47,18 @@ struct DoubleLanes {
   }
 };
 
+// Writes kNumStats statistics, NaN if the row or the temperature is invalid.
 template <typename Element>
-void stats_row(const DistributionStatsArguments& arguments, int64_t row_index,
-               const Row<Element>& row) {
-  float* output = arguments.output + row_index * kNumStats;
+RowStatus stats_of_row(const Row<Element>& row, float temperature, float* output) {
   // The logits first: where they are NaN, the temperature that a head made of them is too.
   const RowScan scan = scan_row(row);
-  RowStatus status = scan.status;
-  if (status == RowStatus::kValid) {
-    status = temperature_status(value_at(arguments.temperature, row_index));
-  }
-  arguments.status[row_index] = status;
+  const RowStatus status =
+      scan.status == RowStatus::kValid ? temperature_status(temperature) : scan.status;
   if (status != RowStatus::kValid) {
     for (int i = 0; i < kNumStats; ++i) output[i] = kNaN;
-    return;
+    return status;
   }
-  const Scaling scaling(scan, value_at(arguments.temperature, row_index) + kStatsEpsilon);
+  const Scaling scaling(scan, temperature + kStatsEpsilon);
   alignas(64) float values[kBlock];
   alignas(64) float weights[kBlock];
 
@@ -109,14 +105,18 @@ void stats_row(const DistributionStatsArguments& arguments, int64_t row_index,
                   ? static_cast<float>(squares.total() / static_cast<double>(row.vocab - 1))
                   : 0.0f;
   output[3] = static_cast<float>(largest_sum / total);
+  return status;
 }
 
 void distribution_stats_rows(const DistributionStatsArguments& arguments, int64_t begin,
                              int64_t end) {
   for (int64_t row_index = begin; row_index < end; ++row_index) {
     with_row(arguments.dtype, arguments.logits, row_offset(arguments.layout, row_index),
-             arguments.layout.vocab,
-             [&](const auto& row) { stats_row(arguments, row_index, row); });
+             arguments.layout.vocab, [&](const auto& row) {
+               arguments.status[row_index] =
+                   stats_of_row(row, value_at(arguments.temperature, row_index),
+                                arguments.output + row_index * kNumStats);
+             });
   }
 }
 

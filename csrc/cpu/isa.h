@@ -8,6 +8,8 @@ struct SampleArguments;
 struct FilterLogitsArguments;
 struct KeptIndicesArguments;
 struct DistributionStatsArguments;
+struct PredictParametersArguments;
+struct FloorArguments;
 }  // namespace autodeco
 
 namespace autodeco::cpu {
@@ -23,6 +25,9 @@ struct KernelTable {
   void (*write_kept)(const KeptIndicesArguments& arguments, int64_t begin, int64_t end);
   void (*distribution_stats)(const DistributionStatsArguments& arguments, int64_t begin,
                              int64_t end);
+  void (*predict_parameters)(const PredictParametersArguments& arguments, int64_t begin,
+                             int64_t end);
+  void (*floor)(const FloorArguments& arguments, int64_t begin, int64_t end);
 };
 
 const char* isa_name(Isa isa);

@@ -27,4 +27,15 @@ STABLE_TORCH_LIBRARY(autodeco_ext, library) {
   library.def(
       "distribution_stats(Tensor logits, Tensor? temperature, float temperature_value) -> "
       "Tensor");
+  // A head is given by the product of its first weights with the hidden states, without which there
+  // is none and it predicts 1, and its other layers.
+  library.def(
+      "predict_parameters(Tensor logits, Tensor? temperature_product, "
+      "Tensor? temperature_first_bias, Tensor? temperature_second_weight, "
+      "Tensor? temperature_second_bias, Tensor? top_p_product, Tensor? top_p_feature_weight, "
+      "Tensor? top_p_first_bias, Tensor? top_p_second_weight, Tensor? top_p_second_bias, "
+      "bool check) -> (Tensor, Tensor)");
+  // For bench/ alone: no public function, and no fake kernel, because the shape of the result is
+  // that of the launch.
+  library.def("floor(Tensor logits) -> Tensor");
 }
