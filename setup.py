@@ -29,16 +29,20 @@ def find_torch() -> Path:
     )
 
 
-def torch_versions(torch_dir: Path) -> tuple[str, str]:
-    """(torch version, CUDA version or '') read from torch/version.py without importing torch."""
+def torch_versions(torch_dir: Path) -> dict[str, str]:
+    """CMake's names of the versions in torch/version.py ('' for None), without importing torch."""
     text = (torch_dir / "version.py").read_text()
-    version = re.search(r"^__version__ = '([^']+)'", text, re.MULTILINE)
-    cuda = re.search(r"^cuda(?:: [^=]+)? = '([^']+)'", text, re.MULTILINE)
+    stated = dict(re.findall(r"^(\w+)(?:: [^=]+)? = '([^']+)'", text, re.MULTILINE))
+    version = stated.get("__version__")
     if version is None:
         raise SystemExit(f"autodeco_ext: {torch_dir / 'version.py'} states no torch version")
-    if tuple(int(part) for part in version[1].split(".")[:2]) < OLDEST_TORCH:
-        raise SystemExit(f"autodeco_ext: torch must be 2.10 or newer, got {version[1]}")
-    return version[1], cuda[1] if cuda else ""
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TORCH:
+        raise SystemExit(f"autodeco_ext: torch must be 2.10 or newer, got {version}")
+    return {
+        "AUTODECO_TORCH_VERSION": version,
+        "AUTODECO_TORCH_CUDA": stated.get("cuda", ""),
+        "AUTODECO_TORCH_HIP": stated.get("hip", ""),
+    }
 
 
 class CMakeBuild(build_ext):
@@ -46,10 +50,11 @@ class CMakeBuild(build_ext):
         import pybind11
 
         torch_dir = find_torch()
-        torch_version, torch_cuda = torch_versions(torch_dir)
+        versions = torch_versions(torch_dir)
         destination = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         # One folder per Python and torch, so that two environments do not share object files.
-        build_dir = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-torch-{torch_version}"
+        environment = f"{sys.implementation.cache_tag}-torch-{versions['AUTODECO_TORCH_VERSION']}"
+        build_dir = ROOT / "build" / f"cmake-{environment}"
         definitions = {
             "CMAKE_BUILD_TYPE": "Release",
             "CMAKE_INSTALL_PREFIX": destination,
@@ -57,8 +62,7 @@ class CMakeBuild(build_ext):
             "pybind11_DIR": pybind11.get_cmake_dir(),
             "AUTODECO_VERSION": self.distribution.get_version(),
             "AUTODECO_TORCH_DIR": torch_dir.resolve(),
-            "AUTODECO_TORCH_VERSION": torch_version,
-            "AUTODECO_TORCH_CUDA": torch_cuda,
+            **versions,
             "AUTODECO_CUDA": os.environ.get("AUTODECO_CUDA", "auto"),
         }
         if "AUTODECO_CUDA_ARCHS" in os.environ:

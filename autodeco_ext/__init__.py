@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 from autodeco_ext import reference
 from autodeco_ext._load import build_info, cpu_isa, set_cpu_isa, supported_cpu_isas
 from autodeco_ext._version import __version__
-from autodeco_ext.ops import SampleOutput, distribution_stats, filter_logits, sample
+from autodeco_ext.decode import DecodeStep, decode_step
+from autodeco_ext.ops import (
+    KeptIndices,
+    SampleOutput,
+    distribution_stats,
+    filter_logits,
+    kept_indices,
+    sample,
+)
 
 if TYPE_CHECKING:
     from autodeco_ext.generation import (
@@ -33,14 +41,18 @@ __all__ = [
     "AutoDecoHeads",
     "AutoDecoLogitsProcessor",
     "AutoDecoModelForCausalLM",
+    "DecodeStep",
     "DecodingTrace",
+    "KeptIndices",
     "SampleOutput",
     "SamplingLogitsProcessor",
     "__version__",
     "build_info",
     "cpu_isa",
+    "decode_step",
     "distribution_stats",
     "filter_logits",
+    "kept_indices",
     "reference",
     "sample",
     "set_cpu_isa",

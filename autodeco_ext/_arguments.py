@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from autodeco_ext._load import build_info
+from autodeco_ext._load import REBUILD, build_info
 
 CUDA_BUILT: bool = build_info()["cuda_built"]
 CUDA_DECISION: str = build_info()["cuda_decision"]
+TORCH_HAS_CUDA: bool = torch.backends.cuda.is_built()
 
 _FLOAT32_MAX = torch.finfo(torch.float32).max
 # Values from here to 0 become -0.0 in float32, which is the greedy temperature.
@@ -53,14 +54,19 @@ def require_tensor(op: str, name: str, value: object) -> None:
 
 def require_supported_device(op: str, logits: torch.Tensor) -> None:
     device = logits.device.type
-    if device in ("cpu", "meta") or (device == "cuda" and CUDA_BUILT):
+    if device in ("cpu", "meta") or (device == "cuda" and CUDA_BUILT and TORCH_HAS_CUDA):
         return
-    if device == "cuda":
+    if device != "cuda":
         raise ValueError(
-            f"autodeco_ext.{op}: logits must be on the CPU in this build (its CUDA half is "
-            f"{CUDA_DECISION}), got {logits.device}"
+            f"autodeco_ext.{op}: logits must be on the CPU or CUDA, got {logits.device}"
         )
-    raise ValueError(f"autodeco_ext.{op}: logits must be on the CPU or CUDA, got {logits.device}")
+    # A CPU build of torch has CUDA tensors without data only, in tracing.
+    why = (
+        f"the CUDA half of this build is {CUDA_DECISION}; then {REBUILD}"
+        if TORCH_HAS_CUDA
+        else f"torch {torch.__version__} is a CPU build"
+    )
+    raise ValueError(f"autodeco_ext.{op}: logits must be on the CPU, got {logits.device}: {why}")
 
 
 def require_no_grad(op: str, tensor: torch.Tensor, name: str = "logits") -> None:
@@ -145,6 +151,15 @@ def sample_count(op: str, num_samples: object) -> int | None:
     return count
 
 
+def id_capacity(op: str, capacity: object) -> int | None:
+    if capacity is None:
+        return None
+    size = integer(op, "capacity", capacity, "an integer or None")
+    if size < 0:
+        raise ValueError(f"autodeco_ext.{op}: capacity must be >= 0, got {size}")
+    return size
+
+
 def checks_rows(op: str, check: object, logits: torch.Tensor) -> bool:
     """None is True on the CPU; on CUDA, where looking stalls the device, False."""
     if check is None:
@@ -192,7 +207,7 @@ def filter_parameters(
     min_p: object,
     valid_vocab: object,
 ) -> tuple[Any, ...]:
-    """The ten arguments that `sample` and `filter_logits` share, in schema order."""
+    """The ten arguments that every op with filters takes, in schema order."""
     off_k, off_p, all_columns = (None, 0), (None, 0.0), (None, _INT64_MAX)
     return (
         *temperature_parameter(op, temperature, logits),
@@ -244,6 +259,10 @@ def seed_parameters(
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(
             f"autodeco_ext.{op}: generator must be a torch.Generator, got {generator!r}"
+        )
+    if generator is not None and generator.device.type != logits.device.type != "meta":
+        raise ValueError(
+            f"autodeco_ext.{op}: generator must be on {logits.device}, got {generator.device}"
         )
     rows = logits.shape[:-1]
     if seed is None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 _OLDEST_TORCH = (2, 10)
-_REBUILD = "rebuild with `pip install --no-build-isolation --force-reinstall --no-deps .`"
+REBUILD = "rebuild with `pip install --no-build-isolation --force-reinstall --no-deps .`"
 
 
 def _torch_release() -> tuple[int, int]:
@@ -27,7 +27,7 @@ def _load_extension() -> ModuleType:
     except ImportError as error:
         raise ImportError(
             f"autodeco_ext: the compiled extension does not load with torch {torch.__version__} "
-            f"({error}); {_REBUILD}"
+            f"({error}); {REBUILD}"
         ) from error
     forced = os.environ.get("AUTODECO_CPU_ISA")
     if forced and not _C.set_cpu_isa(forced):

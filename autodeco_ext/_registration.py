@@ -6,6 +6,7 @@ it runs. Importing this module loads the extension, which registers the schemas 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -82,9 +83,92 @@ def _(logits: torch.Tensor, *parameters: Any) -> None:
         )
 
 
+@torch.library.register_fake("autodeco_ext::kept_indices")
+def _(logits: torch.Tensor, *parameters: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    _check_logits("kept_indices", logits)
+    *_, capacity, _check = parameters
+    if capacity is None:  # then the number of ids is known when the op has run
+        capacity = torch.library.get_ctx().new_dynamic_size()
+    rows = math.prod(logits.shape[:-1])
+    return (
+        logits.new_empty([rows + 1], dtype=torch.int64),
+        logits.new_empty([capacity], dtype=torch.int32),
+    )
+
+
 @torch.library.register_fake("autodeco_ext::distribution_stats")
 def _(
     logits: torch.Tensor, temperature: torch.Tensor | None, temperature_value: float
 ) -> torch.Tensor:
     _check_logits("distribution_stats", logits, max_vocab=None)
     return logits.new_empty([*logits.shape[:-1], _NUM_STATS], dtype=torch.float32)
+
+
+def _check_floats(name: str, tensor: torch.Tensor | None) -> torch.Tensor:
+    prefix = f"autodeco_ext.predict_parameters: {name} must be"
+    if tensor is None:
+        raise ValueError(f"{prefix} given with the product of its head, got None")
+    if tensor.dtype != torch.float32:
+        raise ValueError(f"{prefix} float32, got {tensor.dtype}")
+    return tensor
+
+
+def _check_head(head: str, rows: list[int], product: torch.Tensor | None, *layers: Any) -> None:
+    """The layers are first_bias, second_weight and second_bias."""
+    if product is None:
+        return
+    if product.ndim == 0:
+        raise ValueError(
+            f"autodeco_ext.predict_parameters: {head}_product must have at least one dimension, "
+            "got 0"
+        )
+    width = product.shape[-1]
+    names = ("product", "first_bias", "second_weight", "second_bias")
+    shapes = ([*rows, width], [width], [1, width], [1])
+    for name, shape, given in zip(names, shapes, (product, *layers), strict=True):
+        tensor = _check_floats(f"{head}_{name}", given)
+        if list(tensor.shape) != shape or not tensor.is_contiguous():
+            raise ValueError(
+                f"autodeco_ext.predict_parameters: {head}_{name} must be contiguous with shape "
+                f"{shape}, got shape {list(tensor.shape)}"
+            )
+
+
+@torch.library.register_fake("autodeco_ext::predict_parameters")
+def _(
+    logits: torch.Tensor,
+    temperature_product: torch.Tensor | None,
+    temperature_first_bias: torch.Tensor | None,
+    temperature_second_weight: torch.Tensor | None,
+    temperature_second_bias: torch.Tensor | None,
+    top_p_product: torch.Tensor | None,
+    top_p_feature_weight: torch.Tensor | None,
+    top_p_first_bias: torch.Tensor | None,
+    top_p_second_weight: torch.Tensor | None,
+    top_p_second_bias: torch.Tensor | None,
+    check: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    _check_logits("predict_parameters", logits, max_vocab=None)
+    rows = list(logits.shape[:-1])
+    _check_head(
+        "temperature",
+        rows,
+        temperature_product,
+        temperature_first_bias,
+        temperature_second_weight,
+        temperature_second_bias,
+    )
+    _check_head(
+        "top_p", rows, top_p_product, top_p_first_bias, top_p_second_weight, top_p_second_bias
+    )
+    if top_p_product is not None:
+        weight = _check_floats("top_p_feature_weight", top_p_feature_weight)
+        prefix = "autodeco_ext.predict_parameters: top_p_feature_weight must have"
+        shapes = [[top_p_product.shape[-1], columns] for columns in (1, 1 + _NUM_STATS)]
+        if list(weight.shape) not in shapes:
+            raise ValueError(f"{prefix} shape {shapes[0]} or {shapes[1]}, got {list(weight.shape)}")
+        if weight.shape[1] > 1 and weight.stride(1) != 1:
+            raise ValueError(f"{prefix} a column stride of 1, got {weight.stride(1)}")
+        if weight.shape[1] > 1:
+            _check_logits("predict_parameters", logits)
+    return logits.new_empty(rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.float32)

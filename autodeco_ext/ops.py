@@ -12,6 +12,7 @@ from autodeco_ext._arguments import (
     call,
     checks_rows,
     filter_parameters,
+    id_capacity,
     mark_written,
     number,
     require_no_grad,
@@ -21,7 +22,7 @@ from autodeco_ext._arguments import (
     seed_parameters,
     temperature_parameter,
 )
-from autodeco_ext.reference import SampleOutput
+from autodeco_ext.reference import KeptIndices, SampleOutput
 
 _ops = torch.ops.autodeco_ext
 
@@ -153,6 +154,59 @@ def filter_logits(
     call(_ops.filter_logits_out, logits, *parameters, filter_value, out)
     mark_written(out)
     return out
+
+
+def kept_indices(
+    logits: torch.Tensor,
+    temperature: float | torch.Tensor = 1.0,
+    top_p: float | torch.Tensor = 1.0,
+    top_k: int | torch.Tensor | None = None,
+    min_p: float | torch.Tensor | None = None,
+    *,
+    valid_vocab: int | torch.Tensor | None = None,
+    capacity: int | None = None,
+    check: bool | None = None,
+) -> KeptIndices:
+    """The tokens that `sample` could have drawn, row by row, as lists of columns (CSR).
+
+    Row r keeps `ids[offsets[r] : offsets[r + 1]]`. Stored with a rollout, it lets a trainer apply
+    the truncation of the sampler again, without the sampler's logits and for a few bytes a token.
+
+    Args:
+        logits, temperature, top_p, top_k, min_p, valid_vocab, check: as in `sample`, except that
+            with `check=False` an invalid row has no ids. Leading dimensions are flattened: row r is
+            `logits.flatten(0, -2)[r]`.
+        capacity: length of `ids`, >= 0. Then nothing waits for the device: on CUDA the call can be
+            captured in a graph, and `torch.compile(fullgraph=True)` takes it. Entries past
+            `offsets[-1]` are -1; where `offsets[-1]` is larger than the capacity, the ids beyond
+            it are left out. None takes as many as there are, which on CUDA reads that number on the
+            host, a synchronisation.
+
+    Returns:
+        `KeptIndices(offsets, ids)`: int64 `[rows + 1]` and int32 `[offsets[-1]]` (or `[capacity]`),
+        ascending within a row. With all filters off a row keeps its finite logits; at T = 0 its
+        argmax.
+
+    Raises:
+        ValueError, TypeError: as in `sample`.
+
+    Determinism: as in `sample`.
+
+    Example:
+        >>> import torch, autodeco_ext
+        >>> logits = torch.tensor([[2.0, 0.0, 2.0, 1.0], [0.0, 9.0, 0.0, 0.0]])
+        >>> autodeco_ext.kept_indices(logits, top_p=0.9)
+        KeptIndices(offsets=tensor([0, 3, 4]), ids=tensor([0, 2, 3, 1], dtype=torch.int32))
+    """
+    require_tensor("kept_indices", "logits", logits)
+    require_supported_device("kept_indices", logits)
+    arguments = (
+        logits.detach() if logits.requires_grad else logits,  # no output has a gradient
+        *filter_parameters("kept_indices", logits, temperature, top_p, top_k, min_p, valid_vocab),
+        id_capacity("kept_indices", capacity),
+        checks_rows("kept_indices", check, logits),
+    )
+    return KeptIndices(*call(_ops.kept_indices, *arguments))
 
 
 def distribution_stats(

@@ -34,7 +34,6 @@ from autodeco_ext._reference_checks import (
     PerRow,
     PerRowInt,
     Rows,
-    as_int64,
     check_rows,
     message,
     row_keys,
@@ -45,10 +44,12 @@ from autodeco_ext._reference_losses import (
     temperature_loss,
     top_p_loss,
 )
+from autodeco_ext._reference_random import philox4x32_10, philox_uniform
 
 __all__ = [
     "AutoDecoLoss",
     "HeadPrediction",
+    "KeptIndices",
     "SampleOutput",
     "autodeco_loss",
     "distribution_stats",
@@ -56,6 +57,7 @@ __all__ = [
     "filter_logits",
     "head_features",
     "head_predictions",
+    "kept_indices",
     "kept_mask",
     "philox4x32_10",
     "philox_uniform",
@@ -64,8 +66,6 @@ __all__ = [
     "temperature_loss",
     "top_p_loss",
 ]
-
-_UINT32 = 0xFFFFFFFF
 
 
 class SampleOutput(NamedTuple):
@@ -91,6 +91,19 @@ class SampleOutput(NamedTuple):
     kept: Tensor
     log_kept_mass: Tensor
     valid: Tensor
+
+
+class KeptIndices(NamedTuple):
+    """What `kept_indices` returns: the kept set of every row in compressed sparse row form.
+
+    Attributes:
+        offsets: int64 [rows + 1], leading dimensions flattened; row r keeps
+            `ids[offsets[r] : offsets[r + 1]]`.
+        ids: int32 [offsets[-1]], or [capacity]; columns, ascending within a row.
+    """
+
+    offsets: Tensor
+    ids: Tensor
 
 
 class HeadPrediction(NamedTuple):
@@ -143,6 +156,34 @@ def kept_mask(
     return _kept(rows).view(logits.shape)
 
 
+def kept_indices(
+    logits: Tensor,
+    temperature: PerRow = 1.0,
+    top_p: PerRow = 1.0,
+    top_k: PerRowInt | None = None,
+    min_p: PerRow | None = None,
+    valid_vocab: PerRowInt | None = None,
+    *,
+    capacity: int | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> KeptIndices:
+    """The tokens that can be drawn, as columns instead of a mask.
+
+    Args:
+        capacity: length of ``ids``: what does not fit is left out, the rest is filled with -1.
+
+    >>> kept_indices(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]).log(), top_p=0.75)
+    KeptIndices(offsets=tensor([0, 2, 3]), ids=tensor([0, 1, 2], dtype=torch.int32))
+    """
+    rows = check_rows("kept_indices", logits, temperature, top_p, top_k, min_p, valid_vocab, dtype)
+    kept = _kept(rows)
+    offsets = F.pad(kept.sum(-1).cumsum(0), (1, 0))
+    ids = kept.nonzero()[:, 1].int()
+    if capacity is not None:
+        ids = F.pad(ids, (0, capacity - len(ids)), value=-1)  # a negative width cuts
+    return KeptIndices(offsets, ids)
+
+
 def sampling_distribution(
     logits: Tensor,
     temperature: PerRow = 1.0,
@@ -187,52 +228,6 @@ def filter_logits(
     limit = torch.finfo(torch.float32).max
     scaled = rows.logits / rows.temperature.where(rows.temperature > 0, 1.0)
     return scaled.clamp(-limit, limit).where(_kept(rows), filter_value).view(logits.shape)
-
-
-def philox4x32_10(
-    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ten rounds of Philox4x32 (Salmon et al., SC 2011) on int64 tensors that hold uint32 values.
-
-    >>> zero = torch.tensor(0)
-    >>> [hex(word) for word in philox4x32_10((zero, zero, zero, zero), (zero, zero))]
-    ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
-    """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(10):
-        # int64 products wrap, so all 64 bits are there; masking undoes the arithmetic shift's sign.
-        a, b = c0 * 0xD2511F53, c2 * 0xCD9E8D57
-        c0, c1 = ((b >> 32) & _UINT32) ^ c1 ^ k0, b & _UINT32
-        c2, c3 = ((a >> 32) & _UINT32) ^ c3 ^ k1, a & _UINT32
-        k0, k1 = (k0 + 0x9E3779B9) & _UINT32, (k1 + 0xBB67AE85) & _UINT32
-    return c0, c1, c2, c3
-
-
-def philox_uniform(
-    seed: PerRowInt, offset: PerRowInt = 0, stream: PerRowInt = 0, sample: PerRowInt = 0
-) -> Tensor:
-    """Uniform numbers in [0, 1) with 53 random bits, float64, elementwise over the arguments.
-
-    u = ((x1 << 32 | x0) >> 11) * 2^-53 with x = Philox4x32-10 of key (seed_lo, seed_hi) and counter
-    (offset_lo, offset_hi, stream, sample).
-
-    Args:
-        seed, offset: int or int64 tensor, its bit pattern read as uint64.
-        stream: 0 sample, 1 speculative accept, 2 residual, 3 easy-token drop.
-        sample: number of the draw where one row is drawn several times.
-
-    >>> philox_uniform(torch.tensor([1, 2]), 7) == philox_uniform(torch.tensor([1, 9]), 7)
-    tensor([ True, False])
-    """
-    given = {"seed": seed, "offset": offset, "stream": stream, "sample": sample}
-    device = next((x.device for x in given.values() if isinstance(x, Tensor)), None)
-    seed, offset, stream, sample = torch.broadcast_tensors(
-        *(as_int64("philox_uniform", name, value, device) for name, value in given.items())
-    )
-    counter = (offset & _UINT32, (offset >> 32) & _UINT32, stream & _UINT32, sample & _UINT32)
-    x0, x1, _, _ = philox4x32_10(counter, (seed & _UINT32, (seed >> 32) & _UINT32))
-    return (((x1 << 32 | x0) >> 11) & (2**53 - 1)).double() * 2.0**-53
 
 
 def draw(probs: Tensor, uniform: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Microbenchmarks: `python -m bench --help`."""
+"""Benchmarks of every op against its peers: `python -m bench`."""

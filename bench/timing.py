@@ -17,6 +17,11 @@ class Timing(NamedTuple):
     percentile_80: float
 
 
+def percentiles(microseconds: list[float]) -> Timing:
+    quantiles = torch.tensor([0.5, 0.2, 0.8], dtype=torch.float64)
+    return Timing(*torch.tensor(microseconds, dtype=torch.float64).quantile(quantiles).tolist())
+
+
 def time_together(
     functions: dict[str, Callable[[int], object]], seconds: float
 ) -> dict[str, Timing]:
@@ -42,8 +47,4 @@ def time_together(
             elapsed = time.perf_counter() - start
             spent[name] += elapsed
             samples[name].append(elapsed * 1e6)
-    quantiles = torch.tensor([0.5, 0.2, 0.8], dtype=torch.float64)
-    return {
-        name: Timing(*torch.tensor(values, dtype=torch.float64).quantile(quantiles).tolist())
-        for name, values in samples.items()
-    }
+    return {name: percentiles(values) for name, values in samples.items()}

@@ -13,6 +13,9 @@ from torch import Tensor
 KEPT_SLACK = (
     2e-6  # how far a cumulative mass may be from top_p at the cut (semantics.md, section 1)
 )
+# How far a uniform number may lie outside its token's part of the float64 distribution function: a
+# mass is a float32 exp(z) of a z within 4 ulp, so a share of them is off by less than this.
+DRAW_SLACK = 2e-6
 ROW_KINDS = ("peaked", "gaussian", "flat", "tied", "masked", "two_valued")
 
 
@@ -24,8 +27,9 @@ class Tolerance(NamedTuple):
     reason: str
 
 
-# Keyed by the dtype of the logits. Results are compared with the reference in float64 on the same,
-# already rounded, logits: a narrow input dtype therefore does not widen the tolerance.
+# Keyed by the dtype of the logits, or by what is compared. Results are compared with the reference
+# in float64 on the same, already rounded, logits: a narrow input dtype therefore does not widen the
+# tolerance.
 TOLERANCES = {
     torch.float64: Tolerance(
         1e-12, 1e-13, "the reference itself: a few hundred roundings of 1e-16 in sums of 1e5 terms"
@@ -35,12 +39,17 @@ TOLERANCES = {
     ),
     torch.bfloat16: Tolerance(1e-5, 2e-6, "read exactly, computed and returned as float32"),
     torch.float16: Tolerance(1e-5, 2e-6, "read exactly, computed and returned as float32"),
+    "heads": Tolerance(
+        0, 1e-6, "8 ulp of T or P near 1: float32 sums of H and of 256 terms, then a sigmoid"
+    ),
 }
 
 
-def assert_close(got: Tensor, expected: Tensor, dtype: torch.dtype, what: str = "result") -> None:
-    """Compares with the tolerance of ``dtype``, infinities and NaN alike only with themselves."""
-    tolerance = TOLERANCES[dtype]
+def assert_close(
+    got: Tensor, expected: Tensor, kind: torch.dtype | str, what: str = "result"
+) -> None:
+    """Compares with the tolerance of ``kind``, infinities and NaN alike only with themselves."""
+    tolerance = TOLERANCES[kind]
     torch.testing.assert_close(
         got.double(),
         expected.double(),
@@ -205,6 +214,51 @@ def make_rows(
     else:
         raise ValueError(f"oracle.make_rows: kind must be one of {ROW_KINDS}, got {kind!r}")
     return logits.to(dtype)
+
+
+def random_parameters(rows: int, vocab: int, seed: int) -> dict[str, Tensor]:
+    """Per-row parameters over their whole range, every filter off in a part of the rows."""
+    random = torch.Generator().manual_seed(seed)
+
+    def uniform() -> Tensor:
+        return torch.rand(rows, generator=random)
+
+    temperature = 0.05 + 2 * uniform()
+    temperature[uniform() < 0.05] = 0.0
+    top_p = 0.05 + uniform()  # a part is above 1
+    top_p[uniform() < 0.05] = 0.0
+    top_k = (1 + vocab * uniform() ** 3).long().where(uniform() < 0.3, 0)
+    min_p = (0.3 * uniform() ** 2).where(uniform() < 0.3, 0.0)
+    return {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
+
+
+def draw_errors(
+    logits: Tensor, kept: Tensor, tokens: Tensor, uniform: Tensor, temperature: Tensor
+) -> Tensor:
+    """How far each uniform number lies outside its token's part of the distribution, [rows].
+
+    The token of a row owns [F(t - 1), F(t)), F being the distribution function over the kept set in
+    index order, in float64. 0 inside; infinite for a token that is not kept.
+
+    Args:
+        logits: [rows, vocab].
+        kept: bool [rows, vocab].
+        tokens, uniform, temperature: [rows].
+    """
+    errors = [torch.zeros(0, dtype=torch.float64)]
+    step = max(1, 2**22 // logits.shape[-1])  # bounds the float64 temporaries
+    for start in range(0, len(logits), step):
+        part = slice(start, start + step)
+        masked = logits[part].double().masked_fill(~kept[part], -torch.inf)
+        divisor = temperature[part].double().where(temperature[part] > 0, 1.0)[:, None]
+        mass = ((masked - masked.amax(-1, keepdim=True)) / divisor).exp()
+        running = mass.cumsum(-1)
+        token, u = tokens[part, None], uniform[part, None]
+        upper = running.gather(-1, token) / running[:, -1:]
+        lower = upper - mass.gather(-1, token) / running[:, -1:]
+        error = torch.maximum(lower - u, u - upper).clamp(min=0)
+        errors.append(error.masked_fill(~kept[part].gather(-1, token), torch.inf)[:, 0])
+    return torch.cat(errors)
 
 
 def chi_square_pvalue(counts: Tensor, probs: Tensor, *, smallest_expected: float = 5.0) -> float:

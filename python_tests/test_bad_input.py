@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import autodeco_ext
 from autodeco_ext import _arguments
@@ -24,7 +25,10 @@ def bad_row(value: float) -> torch.Tensor:
     return logits
 
 
-SAMPLE_CASES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
+Case = tuple[str, dict[str, Any], type[Exception], str]
+
+# What is refused without looking at a value inside a tensor.
+ARGUMENT_CASES: list[Case] = [
     ("not a tensor", {"logits": [1.0]}, TypeError, "logits must be a torch.Tensor, got list"),
     (
         "no dimension",
@@ -62,12 +66,6 @@ SAMPLE_CASES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ),
     ("overflowing T", {"temperature": 1e39}, ValueError, "temperature must be finite"),
     (
-        "T on another device",
-        {"temperature": torch.ones(3, device="meta")},
-        ValueError,
-        "temperature must be on cpu, got meta",
-    ),
-    (
         "sparse",
         {"logits": torch.zeros(2, 3).to_sparse()},
         TypeError,
@@ -98,6 +96,16 @@ SAMPLE_CASES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         "temperature must have a shape that broadcasts to [3], got [1, 3]",
     ),
     ("complex T", {"temperature": torch.ones(3, dtype=torch.complex64)}, TypeError, "real numbers"),
+    ("nan P", {"top_p": NAN}, ValueError, "top_p must be a number, got nan"),
+    ("negative k", {"top_k": -1}, ValueError, "top_k must be >= 0, got -1"),
+    ("fractional k", {"top_k": 2.5}, TypeError, "top_k must be an integer or a tensor, got float"),
+    ("float tensor k", {"top_k": torch.ones(3)}, TypeError, "top_k must be integers"),
+    ("nan min_p", {"min_p": NAN}, ValueError, "min_p must be a number, got nan"),
+    ("valid_vocab 0", {"valid_vocab": 0}, ValueError, "valid_vocab must be >= 1, got 0"),
+]
+
+# Invalid rows. On CUDA only `sample` with check=True looks for them.
+ROW_CASES: list[Case] = [
     (
         "negative T in a row",
         {"temperature": torch.tensor([1.0, -1.0, 1.0])},
@@ -110,20 +118,14 @@ SAMPLE_CASES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         ValueError,
         "temperature must be finite and >= 0, got inf in row 2",
     ),
-    ("nan P", {"top_p": NAN}, ValueError, "top_p must be a number, got nan"),
     ("nan P in a row", {"top_p": torch.tensor([NAN, 1.0, 1.0])}, ValueError, "got nan in row 0"),
-    ("negative k", {"top_k": -1}, ValueError, "top_k must be >= 0, got -1"),
     (
         "negative k in a row",
         {"top_k": torch.tensor([1, -3, 1])},
         ValueError,
         "top_k must be >= 0, got -3 in row 1",
     ),
-    ("fractional k", {"top_k": 2.5}, TypeError, "top_k must be an integer or a tensor, got float"),
-    ("float tensor k", {"top_k": torch.ones(3)}, TypeError, "top_k must be integers"),
-    ("nan min_p", {"min_p": NAN}, ValueError, "min_p must be a number, got nan"),
     ("nan min_p in a row", {"min_p": torch.full((3,), NAN)}, ValueError, "min_p must be a number"),
-    ("valid_vocab 0", {"valid_vocab": 0}, ValueError, "valid_vocab must be >= 1, got 0"),
     (
         "valid_vocab 0 in a row",
         {"valid_vocab": torch.tensor([4, 4, 0])},
@@ -168,6 +170,15 @@ ONLY_SAMPLE = [
 ]
 
 
+def parameters(cases: Iterable[Case]) -> list[Any]:
+    return [pytest.param(*case[1:], id=case[0]) for case in cases]
+
+
+def of_stats(cases: Iterable[Case]) -> list[Case]:
+    """The cases whose arguments `distribution_stats` has."""
+    return [case for case in cases if case[1].keys() <= {"logits", "temperature"}]
+
+
 def expect(
     op: Callable[..., Any], arguments: dict[str, Any], error: type[Exception], text: str
 ) -> None:
@@ -179,16 +190,18 @@ def expect(
 
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
-    [pytest.param(*case[1:], id=case[0]) for case in SAMPLE_CASES + ONLY_SAMPLE],
+    parameters(ARGUMENT_CASES + ROW_CASES + ONLY_SAMPLE),
 )
-def test_sample_refuses(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
+def test_sample_refuses(
+    op_device: str, arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
     expect(autodeco_ext.sample, arguments, error, text)
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        *(pytest.param(*case[1:], id=case[0]) for case in SAMPLE_CASES),
+        *parameters(ARGUMENT_CASES),
         pytest.param(
             {"out": torch.zeros(3, 5)}, ValueError, "out must have shape [3, 4], got [3, 5]"
         ),
@@ -206,7 +219,7 @@ def test_sample_refuses(arguments: dict[str, Any], error: type[Exception], text:
     ],
 )
 def test_filter_logits_refuses(
-    arguments: dict[str, Any], error: type[Exception], text: str
+    op_device: str, arguments: dict[str, Any], error: type[Exception], text: str
 ) -> None:
     expect(autodeco_ext.filter_logits, arguments, error, text)
 
@@ -214,12 +227,27 @@ def test_filter_logits_refuses(
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        *(
-            pytest.param(*case[1:], id=case[0])
-            for case in SAMPLE_CASES
-            if not {"top_p", "top_k", "min_p", "valid_vocab"} & case[1].keys()
-            and case[0] != "too wide"
+        *parameters(ARGUMENT_CASES + ROW_CASES),
+        pytest.param({"capacity": -1}, ValueError, "capacity must be >= 0, got -1"),
+        pytest.param(
+            {"capacity": 2.0}, TypeError, "capacity must be an integer or None, got float"
         ),
+        pytest.param(
+            {"capacity": True}, TypeError, "capacity must be an integer or None, got bool"
+        ),
+        pytest.param({"check": "no"}, TypeError, "check must be a bool or None, got 'no'"),
+    ],
+)
+def test_kept_indices_refuses(
+    op_device: str, arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    expect(autodeco_ext.kept_indices, arguments, error, text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        *parameters(case for case in of_stats(ARGUMENT_CASES) if case[0] != "too wide"),
         pytest.param(
             {"logits": torch.zeros(2, 3, requires_grad=True)},
             ValueError,
@@ -228,9 +256,35 @@ def test_filter_logits_refuses(
     ],
 )
 def test_distribution_stats_refuses(
+    op_device: str, arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    expect(autodeco_ext.distribution_stats, arguments, error, text)
+
+
+@pytest.mark.parametrize(("arguments", "error", "text"), parameters(ROW_CASES))
+def test_filter_logits_refuses_invalid_rows_on_the_cpu(
+    arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    expect(autodeco_ext.filter_logits, arguments, error, text)
+
+
+@pytest.mark.parametrize(("arguments", "error", "text"), parameters(of_stats(ROW_CASES)))
+def test_distribution_stats_refuses_invalid_rows_on_the_cpu(
     arguments: dict[str, Any], error: type[Exception], text: str
 ) -> None:
     expect(autodeco_ext.distribution_stats, arguments, error, text)
+
+
+def test_a_parameter_on_another_device_is_refused(device: torch.device) -> None:
+    logits = LOGITS.to(device)
+    elsewhere = torch.ones(3, device="meta")
+    for op in (autodeco_ext.sample, autodeco_ext.filter_logits, autodeco_ext.distribution_stats):
+        expect(
+            op,
+            {"logits": logits, "temperature": elsewhere},
+            ValueError,
+            f"temperature must be on {logits.device}, got meta",
+        )
 
 
 def test_without_check_invalid_rows_are_visible_and_harm_no_other(backend: str) -> None:
@@ -248,7 +302,7 @@ def test_without_check_invalid_rows_are_visible_and_harm_no_other(backend: str) 
     assert torch.equal(info.tokens[::2, 0], alone.tokens[::2])
 
 
-def test_bad_values_beyond_valid_vocab_do_not_matter() -> None:
+def test_bad_values_beyond_valid_vocab_do_not_matter(op_device: str) -> None:
     logits = torch.zeros(2, 6)
     logits[:, 4:] = NAN
     assert (autodeco_ext.sample(logits, seed=1, valid_vocab=4) < 4).all()
@@ -275,35 +329,61 @@ def test_tracing_refuses_with_the_sentence_of_running(logits: torch.Tensor) -> N
     assert running.replace("long", "int64") == tracing
 
 
-def test_a_nan_temperature_is_called_nan() -> None:
+def test_a_nan_temperature_is_called_nan(op_device: str) -> None:
     with pytest.raises(ValueError, match=r"got nan in row 0$"):
         autodeco_ext.sample(LOGITS, torch.full((3,), -NAN), seed=1)
 
 
-def test_out_of_range_scalars_are_refused_for_zero_rows_too() -> None:
+def test_out_of_range_scalars_are_refused_for_zero_rows_too(op_device: str) -> None:
     with pytest.raises(ValueError, match="temperature must be finite"):
         autodeco_ext.sample(torch.zeros(0, 4), -1.0)
 
 
+CPU_ONLY_TORCH = f"logits must be on the CPU, got cuda:0: torch {torch.__version__} is a CPU build"
+
+
 @pytest.mark.parametrize(
-    ("device", "built", "text"),
+    ("device", "built", "torch_has_cuda", "text"),
     [
         (
-            "cuda:1",
+            "cuda:0",
             False,
-            "logits must be on the CPU in this build (its CUDA half is off: no nvcc)",
+            True,
+            "logits must be on the CPU, got cuda:0: the CUDA half of this build is off: no nvcc "
+            "found (put it on PATH or set CUDACXX); then rebuild with `pip install",
         ),
-        ("xpu:0", True, "logits must be on the CPU or CUDA, got xpu:0"),
+        ("cuda:0", False, False, CPU_ONLY_TORCH),
+        ("cuda:0", True, False, CPU_ONLY_TORCH),
+        ("xpu:0", True, True, "logits must be on the CPU or CUDA, got xpu:0"),
     ],
 )
+@pytest.mark.parametrize(
+    "op", [autodeco_ext.sample, autodeco_ext.filter_logits, autodeco_ext.distribution_stats]
+)
 def test_a_device_without_kernels_gets_a_sentence(
-    device: str, built: bool, text: str, monkeypatch: pytest.MonkeyPatch
+    op: Callable[..., Any],
+    device: str,
+    built: bool,
+    torch_has_cuda: bool,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    decision = "off: no nvcc found (put it on PATH or set CUDACXX)"
     monkeypatch.setattr(_arguments, "CUDA_BUILT", built)
-    monkeypatch.setattr(_arguments, "CUDA_DECISION", "off: no nvcc")
-    logits = SimpleNamespace(device=torch.device(device))
-    with pytest.raises(ValueError, match=re.escape(text)):
-        _arguments.require_supported_device("sample", logits)
+    monkeypatch.setattr(_arguments, "CUDA_DECISION", decision)
+    monkeypatch.setattr(_arguments, "TORCH_HAS_CUDA", torch_has_cuda)
+    # Tracing has tensors on devices that are not there.
+    with FakeTensorMode():
+        expect(op, {"logits": torch.empty(2, 3, device=device)}, ValueError, text)
+
+
+def test_a_generator_of_another_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_arguments, "CUDA_BUILT", True)
+    monkeypatch.setattr(_arguments, "TORCH_HAS_CUDA", True)
+    with FakeTensorMode():
+        given = {"logits": torch.empty(2, 3, device="cuda:0"), "generator": torch.Generator()}
+        text = "generator must be on cuda:0, got cpu"
+        expect(autodeco_ext.sample, given, ValueError, text)
 
 
 def test_rows_are_not_looked_at_on_cuda_unless_asked() -> None:

@@ -38,7 +38,7 @@ def test_extreme_temperatures_are_finite_and_right(backend: str, temperature: fl
     assert_stats_close(got, reference.distribution_stats(logits, temperature))
 
 
-def test_a_vocabulary_of_one_is_certain() -> None:
+def test_a_vocabulary_of_one_is_certain(op_device: str) -> None:
     got = autodeco_ext.distribution_stats(torch.tensor([[3.0]]), 1.0)
     assert got[0].tolist() == pytest.approx([1.0, 0.0, 0.0, 1.0], abs=1e-7)
 

@@ -48,7 +48,7 @@ def test_kept_values_are_logits_over_temperature(backend: str, dtype: torch.dtyp
     assert got.dtype == torch.float32
 
 
-def test_values_saturate_instead_of_overflowing() -> None:
+def test_values_saturate_instead_of_overflowing(op_device: str) -> None:
     logits = torch.tensor([[3e38, -3e38, 0.0]])
     got = autodeco_ext.filter_logits(logits, 1e-3)
     largest = torch.finfo(torch.float32).max
@@ -56,7 +56,7 @@ def test_values_saturate_instead_of_overflowing() -> None:
     assert autodeco_ext.filter_logits(logits, 3e38)[0].isfinite().all()
 
 
-def test_zero_temperature_leaves_the_largest_logit_as_it_is() -> None:
+def test_zero_temperature_leaves_the_largest_logit_as_it_is(op_device: str) -> None:
     got = autodeco_ext.filter_logits(torch.tensor([[1.0, 7.5, 2.0]]), 0.0)
     assert got.tolist() == [[-INF, 7.5, -INF]]
 
@@ -75,12 +75,12 @@ def test_writes_into_out_and_only_there(backend: str) -> None:
     assert torch.equal(in_place, expected)
 
 
-def test_columns_beyond_valid_vocab_get_the_filter_value() -> None:
+def test_columns_beyond_valid_vocab_get_the_filter_value(op_device: str) -> None:
     got = autodeco_ext.filter_logits(torch.zeros(2, 6), valid_vocab=torch.tensor([2, 6]))
     assert (got > -INF).sum(-1).tolist() == [2, 6]
 
 
-def test_out_may_not_share_memory_in_a_way_that_loses_rows() -> None:
+def test_out_may_not_share_memory_in_a_way_that_loses_rows(op_device: str) -> None:
     logits = rows()
     with pytest.raises(ValueError, match="out must not share memory between its rows, got strides"):
         autodeco_ext.filter_logits(logits, out=torch.empty(1, 777).expand(40, 777))
@@ -91,14 +91,14 @@ def test_out_may_not_share_memory_in_a_way_that_loses_rows() -> None:
         autodeco_ext.filter_logits(logits, out=torch.empty(40, 777, requires_grad=True))
 
 
-def test_writing_to_out_is_seen_by_autograd() -> None:
-    x = torch.zeros(2, 3, requires_grad=True)
+def test_writing_to_out_is_seen_by_autograd(device: torch.device) -> None:
+    x = torch.zeros(2, 3, requires_grad=True, device=device)
     saved = x.exp()  # its backward needs its own values
-    autodeco_ext.filter_logits(torch.ones(2, 3), out=saved.detach())
+    autodeco_ext.filter_logits(torch.ones(2, 3, device=device), out=saved.detach())
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         saved.sum().backward()
 
 
-def test_zero_rows_give_zero_rows() -> None:
+def test_zero_rows_give_zero_rows(op_device: str) -> None:
     assert autodeco_ext.filter_logits(torch.zeros(0, 5), 0.7).shape == (0, 5)
     assert autodeco_ext.distribution_stats(torch.zeros(2, 0, 5)).shape == (2, 0, 4)

@@ -20,15 +20,18 @@ NAMES = [
 ]
 
 
-def make_heads(hidden_size: int = 64, seed: int = 0, **options) -> AutoDecoHeads:
+def make_heads(hidden_size: int = 64, seed: int = 0, device="cpu", **options) -> AutoDecoHeads:
     torch.manual_seed(seed)
-    return AutoDecoHeads(AutoDecoConfig(hidden_size=hidden_size, **options))
+    return AutoDecoHeads(AutoDecoConfig(hidden_size=hidden_size, **options)).to(device)
 
 
-def make_input(*shape: int, hidden_size: int = 64, vocab: int = 101, dtype=torch.float32):
+def make_input(
+    *shape: int, hidden_size: int = 64, vocab: int = 101, dtype=torch.float32, device="cpu"
+):
     random = torch.Generator().manual_seed(1)
     hidden = torch.randn(*shape, hidden_size, generator=random)
-    return hidden.to(dtype), (3 * torch.randn(*shape, vocab, generator=random)).to(dtype)
+    logits = 3 * torch.randn(*shape, vocab, generator=random)
+    return hidden.to(device, dtype), logits.to(device, dtype)
 
 
 def test_docstring_example_runs() -> None:
@@ -49,9 +52,9 @@ def test_parameters_have_the_released_names_and_shapes() -> None:
 @pytest.mark.parametrize("enhanced", [True, False])
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3), (0,), (2, 0, 3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_predictions_are_those_of_the_reference(shape, enhanced: bool, dtype) -> None:
-    heads = make_heads(use_enhanced_features=enhanced)
-    hidden, logits = make_input(*shape, dtype=dtype)
+def test_predictions_are_those_of_the_reference(device, shape, enhanced: bool, dtype) -> None:
+    heads = make_heads(device=device, use_enhanced_features=enhanced)
+    hidden, logits = make_input(*shape, dtype=dtype, device=device)
     got = heads(hidden, logits)
     assert isinstance(got, HeadOutput)
     expected = reference.head_predictions(
@@ -73,22 +76,22 @@ def test_a_new_module_predicts_near_one_and_one_half() -> None:
     assert abs(got.top_p.mean().item() - 0.5) < 0.2
 
 
-def test_a_vocabulary_of_one_and_a_sliced_view_are_accepted() -> None:
-    heads = make_heads()
-    hidden, logits = make_input(4)
+def test_a_vocabulary_of_one_and_a_sliced_view_are_accepted(device) -> None:
+    heads = make_heads(device=device)
+    hidden, logits = make_input(4, device=device)
     one = heads(hidden, logits[:, :1])
     assert one.top_p.isfinite().all()
-    wide = torch.full((8, 300), torch.nan)
+    wide = torch.full((8, 300), torch.nan, device=device)
     wide[::2, :101] = logits
     got = heads(hidden, wide[::2, :101])
     assert torch.equal(got.top_p, heads(hidden, logits).top_p)
 
 
-def test_autocast_does_not_lower_the_precision() -> None:
-    heads = make_heads()
-    hidden, logits = make_input(6)
+def test_autocast_does_not_lower_the_precision(device) -> None:
+    heads = make_heads(device=device)
+    hidden, logits = make_input(6, device=device)
     expected = heads(hidden, logits)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(device.type, dtype=torch.bfloat16):
         assert torch.nn.functional.linear(hidden, hidden).dtype == torch.bfloat16
         got = heads(hidden, logits)
     assert torch.equal(got.temperature, expected.temperature)
@@ -137,9 +140,9 @@ def test_a_bfloat16_state_dict_loads_into_float32_parameters() -> None:
         assert torch.equal(value, state[name].float())
 
 
-def test_gradients_reach_hidden_states_and_weights_and_stop_at_the_temperature() -> None:
-    heads = make_heads()
-    hidden, logits = make_input(5)
+def test_gradients_reach_hidden_states_and_weights_and_stop_at_the_temperature(device) -> None:
+    heads = make_heads(device=device)
+    hidden, logits = make_input(5, device=device)
     hidden.requires_grad_()
     logits.requires_grad_()
     got = heads(hidden, logits)
@@ -172,9 +175,9 @@ def test_a_head_that_is_off_predicts_one_and_has_no_weights() -> None:
     assert [value.tolist() for value in neither(hidden, logits)] == [[1.0] * 4] * 2
 
 
-def test_modules_can_be_copied_and_compiled() -> None:
-    heads = make_heads()
-    hidden, logits = make_input(3)
+def test_modules_can_be_copied_and_compiled(device) -> None:
+    heads = make_heads(device=device)
+    hidden, logits = make_input(3, device=device)
     expected = heads(hidden, logits)
     copied = copy.deepcopy(heads)(hidden, logits)
     assert torch.equal(copied.top_p, expected.top_p)

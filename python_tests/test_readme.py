@@ -1,8 +1,9 @@
-"""The README's first Python example runs as it stands; the others need a model from a hub."""
+"""The README's examples of the ops run as they stand; the others need a model from a hub."""
 
 from __future__ import annotations
 
 import re
+from math import inf
 from pathlib import Path
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -17,6 +18,20 @@ def test_the_first_example_runs_as_it_stands() -> None:
     exec(compile(python_blocks()[0], str(README), "exec"), names)
     assert names["tokens"].shape == (4,)
     assert names["tokens"][0] == names["logits"][0].argmax()
+
+
+def test_the_truncation_example_runs_as_it_stands() -> None:
+    names: dict[str, object] = {}
+    exec(compile(python_blocks()[1], str(README), "exec"), names)
+    assert names["logprobs"].isfinite().all()
+    assert len(names["kept"].ids) == names["kept"].offsets[-1] == (names["truncated"] > -inf).sum()
+
+
+def test_the_example_of_a_decode_step_runs_as_it_stands() -> None:
+    names: dict[str, object] = {}
+    exec(compile(python_blocks()[2], str(README), "exec"), names)
+    assert names["step"].tokens.shape == (4,)
+    assert names["step"].temperature.tolist() == [names["torch"].tensor(0.7).item()] * 4
 
 
 def test_every_example_is_valid_python() -> None:

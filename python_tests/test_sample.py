@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import ROW_KINDS, assert_close, assert_kept, make_rows, tokens_pvalue
+from oracle import (
+    DRAW_SLACK,
+    ROW_KINDS,
+    assert_close,
+    assert_kept,
+    draw_errors,
+    make_rows,
+    random_parameters,
+    tokens_pvalue,
+)
 
 import autodeco_ext
 from autodeco_ext import reference
@@ -17,22 +26,6 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def random_parameters(rows: int, vocab: int, seed: int) -> dict[str, torch.Tensor]:
-    """Per-row parameters over their whole range, every filter off in a part of the rows."""
-    random = generator(seed)
-
-    def uniform() -> torch.Tensor:
-        return torch.rand(rows, generator=random)
-
-    temperature = 0.05 + 2 * uniform()
-    temperature[uniform() < 0.05] = 0.0
-    top_p = 0.05 + uniform()  # a part is above 1
-    top_p[uniform() < 0.05] = 0.0
-    top_k = (1 + vocab * uniform() ** 3).long().where(uniform() < 0.3, 0)
-    min_p = (0.3 * uniform() ** 2).where(uniform() < 0.3, 0.0)
-    return {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
-
-
 # Rows per kind and dtype: 16,740 in all. The wide ones are few because the judge sorts in float64.
 SHAPES = [(1, 50), (2, 50), (17, 400), (1000, 400), (32000, 20), (151936, 10)]
 
@@ -40,7 +33,7 @@ SHAPES = [(1, 50), (2, 50), (17, 400), (1000, 400), (32000, 20), (151936, 10)]
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ROW_KINDS)
 @pytest.mark.parametrize(("vocab", "rows"), SHAPES)
-def test_kept_set_is_right(kind: str, vocab: int, rows: int) -> None:
+def test_kept_set_is_right(op_device: str, kind: str, vocab: int, rows: int) -> None:
     for number, dtype in enumerate(DTYPES):
         logits = make_rows(kind, rows, vocab, dtype, generator(vocab + number))
         parameters = random_parameters(rows, vocab, seed=7 * vocab + number)
@@ -82,6 +75,24 @@ def test_tokens_and_info_match_the_reference(backend: str, kind: str, dtype: tor
     assert got.valid.all()
 
 
+@pytest.mark.parametrize("kind", ROW_KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_draw_is_where_its_uniform_number_falls(
+    backend: str, kind: str, dtype: torch.dtype
+) -> None:
+    logits = make_rows(kind, 200, 1000, dtype, generator(21))
+    parameters = random_parameters(200, 1000, seed=22)
+    seed = torch.randint(-(2**62), 2**62, (200,), generator=generator(23))
+    tokens = autodeco_ext.sample(logits, **parameters, seed=seed)
+    kept = autodeco_ext.filter_logits(logits, **parameters) > -INF
+    uniform = reference.philox_uniform(seed)
+    temperature = parameters["temperature"]
+    assert draw_errors(logits, kept, tokens, uniform, temperature).max() < DRAW_SLACK
+    # The token of another row is seen to be wrong.
+    wrong = tokens.roll(1)
+    assert (draw_errors(logits, kept, wrong, uniform, temperature) > DRAW_SLACK).any()
+
+
 @pytest.mark.parametrize(
     "parameters",
     [
@@ -107,7 +118,7 @@ def test_a_wrong_sampler_fails_the_frequency_test() -> None:
     assert tokens_pvalue(wrong, probs) < 1e-6
 
 
-def test_rare_tokens_are_drawn_at_their_rate() -> None:
+def test_rare_tokens_are_drawn_at_their_rate(op_device: str) -> None:
     # 150,000 tokens of about 1e-9 each beside one that has nearly everything.
     logits = torch.zeros(1, 150_001)
     logits[0, 0] = 20.7
@@ -156,14 +167,14 @@ def test_extreme_temperatures_tend_to_argmax_or_uniform(backend: str, temperatur
         assert tokens_pvalue(info.tokens[row], expected[row]) > 1e-4
 
 
-def test_all_filters_off_keeps_every_finite_token() -> None:
+def test_all_filters_off_keeps_every_finite_token(op_device: str) -> None:
     logits = torch.tensor([[0.0, -200.0, -INF, 1.0]])
     info = autodeco_ext.sample(logits, top_p=1.0, seed=1, return_info=True)
     assert info.kept.item() == 3
     assert info.log_kept_mass.item() == 0.0
 
 
-def test_excluded_tokens_and_missing_columns_are_never_drawn() -> None:
+def test_excluded_tokens_and_missing_columns_are_never_drawn(op_device: str) -> None:
     logits = torch.zeros(1, 10)
     logits[0, :3] = -INF
     tokens = autodeco_ext.sample(logits, 5.0, seed=1, num_samples=5000, valid_vocab=6)
@@ -197,7 +208,7 @@ def test_a_row_does_not_depend_on_its_batch_or_place(backend: str) -> None:
         assert torch.equal(getattr(whole, field)[5:6], getattr(alone, field))
 
 
-def test_results_do_not_depend_on_the_number_of_threads(backend: str) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(cpu_backend: str) -> None:
     logits = make_rows("gaussian", 40, 20_000, torch.float32, generator(8))
     before = torch.get_num_threads()
     results = []
@@ -225,7 +236,7 @@ def test_any_row_stride_is_read_in_place(backend: str) -> None:
         assert torch.equal(stats, autodeco_ext.distribution_stats(view.contiguous()))
 
 
-def test_shapes_of_the_outputs() -> None:
+def test_shapes_of_the_outputs(op_device: str) -> None:
     assert autodeco_ext.sample(torch.zeros(5), seed=1).shape == ()
     assert autodeco_ext.sample(torch.zeros(0, 5), seed=1).shape == (0,)
     assert autodeco_ext.sample(torch.zeros(2, 0, 5), seed=1, num_samples=4).shape == (2, 0, 4)
@@ -235,7 +246,7 @@ def test_shapes_of_the_outputs() -> None:
     assert autodeco_ext.sample(torch.zeros(3, 1), seed=1).tolist() == [0, 0, 0]
 
 
-def test_parameters_broadcast_to_the_rows() -> None:
+def test_parameters_broadcast_to_the_rows(op_device: str) -> None:
     logits = make_rows("gaussian", 12, 50, torch.float32, generator(2)).view(3, 4, 50)
     temperature = torch.tensor([0.5, 1.0, 2.0])[:, None]
     seed = torch.arange(12).view(3, 4)
@@ -245,7 +256,7 @@ def test_parameters_broadcast_to_the_rows() -> None:
     assert torch.equal(whole, autodeco_ext.sample(logits, 0.5, seed=seed))
 
 
-def test_a_scalar_seed_gives_row_r_the_offset_plus_r() -> None:
+def test_a_scalar_seed_gives_row_r_the_offset_plus_r(op_device: str) -> None:
     logits = make_rows("gaussian", 30, 500, torch.float32, generator(2))
     rows = torch.arange(30)
     expected = autodeco_ext.sample(logits, seed=torch.full((30,), 9), offset=rows + 4)
@@ -262,22 +273,23 @@ def test_a_scalar_seed_gives_row_r_the_offset_plus_r() -> None:
     )
 
 
-def test_the_first_of_many_samples_is_the_single_draw() -> None:
+def test_the_first_of_many_samples_is_the_single_draw(op_device: str) -> None:
     logits = make_rows("gaussian", 30, 500, torch.float32, generator(2))
     many = autodeco_ext.sample(logits, seed=9, num_samples=130)
     assert torch.equal(many[:, 0], autodeco_ext.sample(logits, seed=9))
     assert torch.equal(many[:, :70], autodeco_ext.sample(logits, seed=9, num_samples=70))
 
 
-def test_the_torch_generator_reproduces_draws() -> None:
-    logits = make_rows("gaussian", 30, 500, torch.float32, generator(2))
+def test_the_torch_generator_reproduces_draws(device: torch.device) -> None:
+    logits = make_rows("gaussian", 30, 500, torch.float32, generator(2)).to(device)
     torch.manual_seed(3)
     first = autodeco_ext.sample(logits)
     second = autodeco_ext.sample(logits)
     torch.manual_seed(3)
     assert torch.equal(autodeco_ext.sample(logits), first)
     assert not torch.equal(first, second)
+    given = [torch.Generator(device).manual_seed(4) for _ in range(2)]
     assert torch.equal(
-        autodeco_ext.sample(logits, generator=generator(4)),
-        autodeco_ext.sample(logits, generator=generator(4)),
+        autodeco_ext.sample(logits, generator=given[0]),
+        autodeco_ext.sample(logits, generator=given[1]),
     )

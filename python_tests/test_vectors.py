@@ -79,16 +79,18 @@ def test_the_reference_predicts_the_released_temperature_and_top_p(vectors, dtyp
         torch.testing.assert_close(value.float(), vectors[name], rtol=1e-5, atol=1e-5)
 
 
-def test_the_heads_predict_the_released_temperature_and_top_p(vectors) -> None:
+def test_the_heads_predict_the_released_temperature_and_top_p(vectors, device) -> None:
     with torch.no_grad():
-        got = make_heads(vectors)(vectors["hidden"], vectors["logits"])
+        heads = make_heads(vectors).to(device)
+        got = heads(vectors["hidden"].to(device), vectors["logits"].to(device))
     for name, value in got._asdict().items():
-        torch.testing.assert_close(value, vectors[name], rtol=0, atol=1e-5)
+        torch.testing.assert_close(value.cpu(), vectors[name], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("op", [reference.distribution_stats, autodeco_ext.distribution_stats])
-def test_the_statistics_are_the_released_ones(vectors, op) -> None:
-    got, expected = op(vectors["logits"], vectors["temperature"]).float(), vectors["stats"]
+def test_the_statistics_are_the_released_ones(vectors, op, device) -> None:
+    got = op(vectors["logits"].to(device), vectors["temperature"].to(device)).float().cpu()
+    expected = vectors["stats"]
     largest, entropy, variance, top5 = range(4)
     for column in (largest, variance, top5):
         torch.testing.assert_close(got[..., column], expected[..., column], rtol=1e-5, atol=1e-9)

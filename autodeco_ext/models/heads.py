@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autodeco_ext._arguments import call, checks_rows, require_supported_device
 from autodeco_ext.models.configuration import AutoDecoConfig
 from autodeco_ext.ops import distribution_stats
 
@@ -22,13 +24,27 @@ class HeadOutput(NamedTuple):
     top_p: Tensor
 
 
+@torch.compiler.assume_constant_result  # torch.compile of torch 2.11 cannot look inside
+def _has_autocast(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type)
+
+
+@contextlib.contextmanager
+def _full_float32(device_type: str) -> Iterator[None]:
+    """Full float32 products, whatever autocast and torch.set_float32_matmul_precision said.
+
+    That setting belongs to the process and is put back on leaving. Under torch.compile, which
+    cannot trace the change, and in the backward pass the process's own setting holds.
+    """
+    if not _has_autocast(device_type):
+        yield
+        return
+    with torch.autocast(device_type, enabled=False), _without_tf32(device_type):
+        yield
+
+
 @contextlib.contextmanager
 def _without_tf32(device_type: str) -> Iterator[None]:
-    """Full float32 products, whatever torch.set_float32_matmul_precision said.
-
-    The setting belongs to the process and is put back on leaving. Under torch.compile, which cannot
-    trace the change, and in the backward pass the process's own setting holds.
-    """
     if torch.compiler.is_compiling() or torch.get_float32_matmul_precision() == "highest":
         yield
         return
@@ -118,14 +134,62 @@ class AutoDecoHeads(nn.Module):
             ValueError: a shape or device does not fit, or (CPU) a row has NaN or no finite logit.
             TypeError: hidden_states or logits are not floating point tensors.
         """
+        if not self._needs_gradient(hidden_states):
+            return self.predict(hidden_states, logits)
         self._check(hidden_states, logits)
-        device_type = hidden_states.device.type
-        if not torch.amp.is_autocast_available(device_type):
-            return self._predict(hidden_states, logits)
-        with torch.autocast(device_type, enabled=False), _without_tf32(device_type):
-            return self._predict(hidden_states, logits)
+        with _full_float32(hidden_states.device.type):
+            return self._predict_with_gradient(hidden_states, logits)
 
-    def _predict(self, hidden_states: Tensor, logits: Tensor) -> HeadOutput:
+    def predict(
+        self,
+        hidden_states: Tensor,
+        logits: Tensor,
+        *,
+        needs_top_p: bool = True,
+        check: bool | None = None,
+    ) -> HeadOutput:
+        """What forward returns, without a gradient: two products, and one op for all the rest.
+
+        Args:
+            hidden_states, logits: as in forward, V at most 2^20 where the top-p head reads them.
+            needs_top_p: False leaves the top-p head out; top_p is then 1 everywhere.
+            check: raise on a row whose logits the top-p head cannot read; None is True on the CPU
+                and False on CUDA. Without it such a row has top_p NaN.
+
+        Raises:
+            ValueError, TypeError: as in forward.
+
+        Determinism: given the products, bitwise independent of batch and threads.
+        """
+        self._check(hidden_states, logits)
+        require_supported_device("AutoDecoHeads", logits)
+        temperature_layers: tuple[Tensor | None, ...] = (None,) * 4
+        top_p_layers: tuple[Tensor | None, ...] = (None,) * 5
+        with torch.no_grad(), _full_float32(hidden_states.device.type):
+            hidden_states = hidden_states.float()
+            if self.temp_head is not None:
+                first, _, second = self.temp_head.mlp
+                product = F.linear(hidden_states, first.weight)
+                temperature_layers = (product, first.bias, second.weight, second.bias)
+            if self.top_p_head is not None and needs_top_p:
+                first, _, second = self.top_p_head.mlp
+                # Views: a packed copy would be stale after the next change of the weights.
+                for_hidden = first.weight[:, : self.hidden_size]
+                for_features = first.weight[:, self.hidden_size :]
+                product = F.linear(hidden_states, for_hidden)
+                top_p_layers = (product, for_features, first.bias, second.weight, second.bias)
+        arguments = (logits, *temperature_layers, *top_p_layers)
+        check = checks_rows("AutoDecoHeads", check, logits)
+        with torch.no_grad():
+            return HeadOutput(*call(torch.ops.autodeco_ext.predict_parameters, *arguments, check))
+
+    def _needs_gradient(self, hidden_states: Tensor) -> bool:
+        return torch.is_grad_enabled() and any(
+            isinstance(tensor, Tensor) and tensor.requires_grad
+            for tensor in (hidden_states, *self.parameters())
+        )
+
+    def _predict_with_gradient(self, hidden_states: Tensor, logits: Tensor) -> HeadOutput:
         hidden_states = hidden_states.float()
         ones = hidden_states.new_ones(hidden_states.shape[:-1])
         temperature, top_p = ones, ones

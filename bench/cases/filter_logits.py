@@ -5,24 +5,27 @@ from __future__ import annotations
 import torch
 
 import autodeco_ext
-from autodeco_ext import reference
-from bench.cases import hugging_face, torch_sort
+from bench.cases.kept_bounds import filtered_is_right, kept_bounds
+from bench.providers import Missing, Provider, floor, hugging_face, torch_sort
 
-PROVIDERS = {
-    "autodeco_ext": lambda logits, t, p: autodeco_ext.filter_logits(logits, t, p),
-    "torch sort": torch_sort.filter_logits,
-    "hugging face": hugging_face.filter_logits,
-}
+
+def providers(device: str) -> dict[str, Provider | Missing]:
+    shared = {
+        "autodeco_ext": Provider(lambda logits, t, p: autodeco_ext.filter_logits(logits, t, p)),
+        "floor": floor.PROVIDER,
+        "torch sort": torch_sort.FILTER_LOGITS,
+        "torch sort compiled": torch_sort.FILTER_LOGITS_COMPILED,
+        "hugging face": hugging_face.FILTER_LOGITS,
+    }
+    from bench.providers import vllm
+
+    name = "vllm triton" if device == "cuda" else "vllm"
+    return {**shared, name: vllm.filter_logits(device)}
 
 
 def is_right(
     filtered: torch.Tensor, logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor
 ) -> bool:
-    """The kept set is the nucleus of P - 1e-5 at least and of P + 1e-5 at most."""
-    kept = filtered > -float("inf")
-    least = reference.kept_mask(logits, t, p - 1e-5)
-    most = reference.kept_mask(logits, t, (p + 1e-5).clamp(max=1.0))
-    return bool((least <= kept).all() and (kept <= most).all())
-
-
-UNCHECKED = {"hugging face"}  # as in sample.py
+    """The kept set is right but for tokens within rounding of the cut; kept logits are l / T."""
+    must_be_kept, may_be_kept = kept_bounds(logits, t, p)
+    return filtered_is_right(filtered, must_be_kept, may_be_kept, logits, t)

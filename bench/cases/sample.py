@@ -5,21 +5,29 @@ from __future__ import annotations
 import torch
 
 import autodeco_ext
-from autodeco_ext import reference
-from bench.cases import hugging_face, torch_sort
+from bench.cases.kept_bounds import kept_bounds, tokens_are_kept
+from bench.providers import Missing, Provider, floor, hugging_face, torch_sort, torch_topk
 
-PROVIDERS = {
-    "autodeco_ext": lambda logits, t, p: autodeco_ext.sample(logits, t, p),
-    "torch sort": torch_sort.sample,
-    "hugging face": hugging_face.sample,
-}
+
+def providers(device: str) -> dict[str, Provider | Missing]:
+    shared = {
+        "autodeco_ext": Provider(lambda logits, t, p: autodeco_ext.sample(logits, t, p, seed=0)),
+        "floor": floor.PROVIDER,
+        "torch sort": torch_sort.SAMPLE,
+        "torch sort compiled": torch_sort.SAMPLE_COMPILED,
+        "torch topk": torch_topk.SAMPLE,
+        "hugging face": hugging_face.SAMPLE,
+    }
+    if device == "cuda":
+        from bench.providers import flash_infer, vllm
+
+        return {**shared, **flash_infer.sample(), "vllm triton": vllm.sample("cuda")}
+    from bench.providers import llama_cpp, vllm
+
+    return {**shared, "llama.cpp": llama_cpp.sample(), "vllm": vllm.sample("cpu")}
 
 
 def is_right(tokens: torch.Tensor, logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> bool:
     """Every token lies in the nucleus, with room for rounding at the cut."""
-    kept = reference.kept_mask(logits, t, (p + 1e-5).clamp(max=1.0))
-    return tokens.shape == p.shape and bool(kept.gather(-1, tokens[:, None]).all())
-
-
-# Hugging Face draws with the batch's mean parameters, so its tokens are not checked against rows'.
-UNCHECKED = {"hugging face"}
+    _, may_be_kept = kept_bounds(logits, t, p)
+    return tokens_are_kept(tokens, may_be_kept)

@@ -65,21 +65,18 @@ void add_moments(const Block<Element>& block, const Scaling& scaling, float max,
   moments.squares += static_cast<double>(sum_of_lanes(squares[0] + squares[1]));
 }
 
+// Writes the four features to `output`, NaN where the row is not valid.
 template <typename Element>
-void stats_row(const DistributionStatsArguments& arguments, int64_t row_index,
-               const Row<Element>& row) {
-  float* output = arguments.output + row_index * kNumStats;
-  const float temperature = value_at(arguments.temperature, row_index);
+RowStatus stats_of_row(const Row<Element>& row, float temperature, float* output) {
   const RowStatus temperature_fault = temperature_status(temperature);
   const Scaling scaling(temperature + kStatsEpsilon);
   RowSummary summary;
   summarize(row, temperature_fault == RowStatus::kValid ? &scaling : nullptr, summary);
   // The logits first: where they are NaN, the temperature that a head made of them is too.
   const RowStatus status = summary.status == RowStatus::kValid ? temperature_fault : summary.status;
-  arguments.status[row_index] = status;
   if (status != RowStatus::kValid) {
     for (int i = 0; i < kNumStats; ++i) output[i] = kNaN;
-    return;
+    return status;
   }
   const double total = static_cast<double>(summary.mass) / kMassScale;
   const float inverse = static_cast<float>(1.0 / total);
@@ -106,14 +103,18 @@ void stats_row(const DistributionStatsArguments& arguments, int64_t row_index,
                   ? static_cast<float>(moments.squares / static_cast<double>(row.vocab() - 1))
                   : 0.0f;
   output[3] = static_cast<float>(share < 1.0 ? share : 1.0);
+  return status;
 }
 
 void distribution_stats_rows(const DistributionStatsArguments& arguments, int64_t begin,
                              int64_t end) {
   for (int64_t row_index = begin; row_index < end; ++row_index) {
     with_row(arguments.dtype, arguments.logits, row_offset(arguments.layout, row_index),
-             arguments.layout.vocab,
-             [&](const auto& row) { stats_row(arguments, row_index, row); });
+             arguments.layout.vocab, [&](const auto& row) {
+               arguments.status[row_index] =
+                   stats_of_row(row, value_at(arguments.temperature, row_index),
+                                arguments.output + row_index * kNumStats);
+             });
   }
 }
 

@@ -44,20 +44,16 @@ template <typename Element>
 void filter_row(const FilterLogitsArguments& arguments, int64_t row_index,
                 const Row<Element>& row) {
   float* output = arguments.output + row_offset(arguments.output_layout, row_index);
-  const float row_temperature = value_at(arguments.filters.temperature, row_index);
-  RowStatus status = filter_status(arguments.filters, row_index);
-  const Scaling scaling(row_temperature > 0.0f ? row_temperature : 1.0f);
   Search search;
-  if (status == RowStatus::kValid) {
-    summarize(row, row_temperature > 0.0f ? &scaling : nullptr, search.summary);
-    status = search.summary.status;
-  }
+  KeptSet kept;
+  const Scaling scaling = scaling_of(arguments.filters, row_index);
+  const RowStatus status = find_kept_set(row, arguments.filters, row_index, scaling, search, kept);
   arguments.status[row_index] = status;
   if (status != RowStatus::kValid) {
     fill(output, 0, arguments.layout.vocab, arguments.filter_value);
     return;
   }
-  const KeptSet kept = KeptSetFinder(row, scaling, search).find(arguments.filters, row_index);
+  const float row_temperature = value_at(arguments.filters.temperature, row_index);
   const float temperature = row_temperature == 0.0f ? 1.0f : row_temperature;
   for (int number = 0; number < row.num_blocks(); ++number) {
     const Block<Element> block = row.block(number);

@@ -6,7 +6,10 @@
 namespace autodeco {
 struct SampleArguments;
 struct FilterLogitsArguments;
+struct KeptIndicesArguments;
 struct DistributionStatsArguments;
+struct PredictParametersArguments;
+struct FloorArguments;
 }  // namespace autodeco
 
 namespace autodeco::cpu {
@@ -18,8 +21,13 @@ constexpr int kNumIsas = 3;
 struct KernelTable {
   void (*sample)(const SampleArguments& arguments, int64_t begin, int64_t end);
   void (*filter_logits)(const FilterLogitsArguments& arguments, int64_t begin, int64_t end);
+  void (*count_kept)(const KeptIndicesArguments& arguments, int64_t begin, int64_t end);
+  void (*write_kept)(const KeptIndicesArguments& arguments, int64_t begin, int64_t end);
   void (*distribution_stats)(const DistributionStatsArguments& arguments, int64_t begin,
                              int64_t end);
+  void (*predict_parameters)(const PredictParametersArguments& arguments, int64_t begin,
+                             int64_t end);
+  void (*floor)(const FloorArguments& arguments, int64_t begin, int64_t end);
 };
 
 const char* isa_name(Isa isa);

@@ -355,5 +355,24 @@ class KeptSetFinder {
   KeptSet kept_;
 };
 
+// Where no weight is asked for, at temperature 0, any other will do.
+inline Scaling scaling_of(const FilterParameters& filters, int64_t row_index) {
+  const float temperature = value_at(filters.temperature, row_index);
+  return Scaling(temperature > 0.0f ? temperature : 1.0f);
+}
+
+// Reads a row and finds its kept set, which stays empty where the row is not valid.
+template <typename Element>
+RowStatus find_kept_set(const Row<Element>& row, const FilterParameters& filters, int64_t row_index,
+                        const Scaling& scaling, Search& search, KeptSet& kept) {
+  const RowStatus status = filter_status(filters, row_index);
+  if (status != RowStatus::kValid) return status;
+  const bool greedy = value_at(filters.temperature, row_index) == 0.0f;
+  summarize(row, greedy ? nullptr : &scaling, search.summary);
+  if (search.summary.status != RowStatus::kValid) return search.summary.status;
+  kept = KeptSetFinder(row, scaling, search).find(filters, row_index);
+  return RowStatus::kValid;
+}
+
 }  // namespace
 }  // namespace autodeco::cpu::AUTODECO_ISA

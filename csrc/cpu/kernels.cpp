@@ -9,7 +9,10 @@
 
 #include "distribution_stats_impl.h"
 #include "filter_logits_impl.h"
+#include "floor_impl.h"
 #include "isa.h"
+#include "kept_indices_impl.h"
+#include "predict_parameters_impl.h"
 #include "sample_impl.h"
 
 namespace autodeco::cpu::AUTODECO_ISA {
@@ -17,8 +20,13 @@ namespace autodeco::cpu::AUTODECO_ISA {
 const KernelTable& kernels();  // declared where isa.cpp does
 
 const KernelTable& kernels() {
-  static constexpr KernelTable table = {&sample_rows, &filter_logits_rows,
-                                        &distribution_stats_rows};
+  static constexpr KernelTable table = {&sample_rows,
+                                        &filter_logits_rows,
+                                        &count_kept_rows,
+                                        &write_kept_rows,
+                                        &distribution_stats_rows,
+                                        &predict_parameters_rows,
+                                        &floor_rows};
   return table;
 }
 

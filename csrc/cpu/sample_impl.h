@@ -113,7 +113,8 @@ void draw_tokens(const SampleArguments& arguments, int64_t row_index, const Row<
 
 template <typename Element>
 void write_info(const SampleArguments& arguments, int64_t row_index, const Row<Element>& row,
-                const KeptSet& kept, float temperature, Search& search) {
+                const KeptSet& kept, Search& search) {
+  const float temperature = value_at(arguments.filters.temperature, row_index);
   const bool greedy = temperature == 0.0f;
   RowSummary& summary = search.summary;
   arguments.kept[row_index] = kept.all ? count_finite(row) : kept.count;
@@ -136,22 +137,17 @@ void write_info(const SampleArguments& arguments, int64_t row_index, const Row<E
 template <typename Element>
 void sample_row(const SampleArguments& arguments, int64_t row_index, const Row<Element>& row) {
   Search search;
-  const float temperature = value_at(arguments.filters.temperature, row_index);
-  RowStatus status = filter_status(arguments.filters, row_index);
-  const Scaling scaling(temperature > 0.0f ? temperature : 1.0f);
-  if (status == RowStatus::kValid) {
-    summarize(row, temperature > 0.0f ? &scaling : nullptr, search.summary);
-    status = search.summary.status;
-  }
+  KeptSet kept;
+  const Scaling scaling = scaling_of(arguments.filters, row_index);
+  const RowStatus status = find_kept_set(row, arguments.filters, row_index, scaling, search, kept);
   arguments.status[row_index] = status;
   if (arguments.valid != nullptr) arguments.valid[row_index] = status == RowStatus::kValid;
   if (status != RowStatus::kValid) {
     write_invalid(arguments, row_index);
     return;
   }
-  const KeptSet kept = KeptSetFinder(row, scaling, search).find(arguments.filters, row_index);
   draw_tokens(arguments, row_index, row, scaling, kept, search);
-  if (arguments.kept != nullptr) write_info(arguments, row_index, row, kept, temperature, search);
+  if (arguments.kept != nullptr) write_info(arguments, row_index, row, kept, search);
 }
 
 void sample_rows(const SampleArguments& arguments, int64_t begin, int64_t end) {

@@ -30,7 +30,8 @@ inline int read_device(DeviceProperties& properties) {
   return error;
 }
 
-// Calls start(element, cluster size, launch) with the types that the arguments name.
+// Calls start(element, team, launch) with the element type that the arguments name and whether
+// several blocks share a row.
 template <typename Arguments, typename Start>
 int launch_rows(const Arguments& arguments, void* stream, Start start) {
   if (arguments.layout.num_rows == 0) return cudaSuccess;
@@ -45,25 +46,17 @@ int launch_rows(const Arguments& arguments, void* stream, Start start) {
   where.threads = kThreads;
   where.shared_bytes = shared_memory_bytes(arguments.layout.vocab);
   where.stream = stream;
-  const auto with_cluster = [&](auto element) -> int {
-    switch (where.cluster) {
-      case 1:
-        return start(element, std::integral_constant<int, 1>(), where);
-      case 2:
-        return start(element, std::integral_constant<int, 2>(), where);
-      case 4:
-        return start(element, std::integral_constant<int, 4>(), where);
-      default:
-        return start(element, std::integral_constant<int, 8>(), where);
-    }
+  const auto with_team = [&](auto element) -> int {
+    return where.cluster > 1 ? start(element, std::true_type(), where)
+                             : start(element, std::false_type(), where);
   };
   switch (arguments.dtype) {
     case DType::kFloat32:
-      return with_cluster(0.0f);
+      return with_team(0.0f);
     case DType::kBFloat16:
-      return with_cluster(BFloat16());
+      return with_team(BFloat16());
     default:
-      return with_cluster(Float16());
+      return with_team(Float16());
   }
 }
 

@@ -5,8 +5,8 @@
 namespace autodeco::cuda {
 
 int launch_distribution_stats(const DistributionStatsArguments& arguments, void* stream) {
-  return launch_rows(arguments, stream, [&](auto element, auto cluster, const gpu::Launch& where) {
-    return gpu::launch(&distribution_stats_kernel<decltype(element), cluster()>, where, arguments);
+  return launch_rows(arguments, stream, [&](auto element, auto team, const gpu::Launch& where) {
+    return gpu::launch(&distribution_stats_kernel<decltype(element), team()>, where, arguments);
   });
 }
 

@@ -4,25 +4,29 @@
 #pragma once
 
 #include "autodeco/distribution_stats.h"
-#include "follow.cuh"
+#include "row_task.cuh"
 
 namespace autodeco::cuda {
 
-__device__ __forceinline__ void write_invalid(const DistributionStatsArguments& arguments,
-                                              int64_t row, RowStatus status) {
-  if (gpu::thread_index() == 0) arguments.status[row] = status;
-  if (gpu::thread_index() < kNumStats) {
-    arguments.output[row * kNumStats + gpu::thread_index()] = std::bit_cast<float>(0x7fc00000u);
-  }
+// The value of valid_vocab that leaves every column.
+__device__ __forceinline__ RowParameter<int64_t> all_columns() {
+  return {nullptr, std::numeric_limits<int64_t>::max()};
 }
+
+// In every thread of the leader alone.
+struct Statistics {
+  RowStatus status;
+  float value[kNumStats];  // NaN if the status is not kValid
+};
 
 // Sums over every segment, in an order that depends on nothing but the segment: q ln(q + 1e-8) in
 // memory.segment_sum, (q - mean)^2 in memory.segment_raw_sum of the leader.
-template <typename Element, int kCluster>
-__device__ __forceinline__ void sum_moments(const Row<Element>& row, const Team<kCluster>& team,
-                                            const Scaling& scaling, const Memory& memory) {
-  const float max = memory.head()->command.row_max;
-  const float inverse = memory.head()->command.inverse_mass;
+template <typename Element, bool kTeam>
+__device__ __forceinline__ void sum_moments(const Row<Element>& row, const Team<kTeam>& team,
+                                            const Scaling& scaling, const Command& command,
+                                            const Memory& memory) {
+  const float max = command.row_max;
+  const float inverse = command.inverse_mass;
   const float mean = 1.0f / static_cast<float>(row.columns);
   const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   const auto add = [](float a, float b) { return a + b; };
@@ -55,44 +59,41 @@ __device__ __forceinline__ void sum_moments(const Row<Element>& row, const Team<
   }
 }
 
-// By the leader: the sums that need no second read, and the command to make it.
-template <typename Element, int kCluster>
-__device__ __forceinline__ Command start_moments(const DistributionStatsArguments& arguments,
-                                                 int64_t row_index, const Row<Element>& row,
-                                                 const Team<kCluster>& team, const Scaling& scaling,
-                                                 const Memory& memory) {
-  const Plan& plan = memory.head()->plan;
-  collect(row, plan, scaling, memory);
-  const Summary& summary = memory.head()->summary;
-  Command command = {};
-  if (summary.status != RowStatus::kValid) {
-    write_invalid(arguments, row_index, summary.status);
-    command.action = Action::kFinish;
+// By the leader: the two statistics that need no second read, and the command to make it. As on the
+// CPU the logits decide first what is wrong: where they are NaN, the temperature that a head made
+// of them is too.
+template <typename Element, bool kTeam>
+__device__ __forceinline__ Command start_moments(const RowTask<Element, kTeam>& task,
+                                                 const Scaling& scaling, RowStatus parameters,
+                                                 Statistics& statistics) {
+  const Plan& plan = task.memory.head()->plan;
+  collect(task.row, plan, scaling, task.memory);
+  const Summary& summary = task.memory.head()->summary;
+  Command command;
+  statistics.status = summary.status == RowStatus::kValid ? parameters : summary.status;
+  if (statistics.status != RowStatus::kValid) {
+    for (float& value : statistics.value) value = std::bit_cast<float>(0x7fc00000u);
     return command;
   }
   uint64_t largest = summary.mass;
   if (plan.filtered) {
-    Leader<Element, kCluster> leader = {row, team, scaling, memory, summary.max, {}};
+    Leader<Element, kTeam> leader = {task.row, task.team, scaling, task.memory, summary.max, {}};
     largest = find_kept_set(leader, plan, summary).mass;
   }
   const double total = static_cast<double>(summary.mass) / kMassScale;
   const double share = static_cast<double>(largest) / static_cast<double>(summary.mass);
-  if (gpu::thread_index() == 0) {
-    float* output = arguments.output + row_index * kNumStats;
-    arguments.status[row_index] = RowStatus::kValid;
-    output[0] = static_cast<float>(1.0 / total);
-    output[3] = static_cast<float>(share < 1.0 ? share : 1.0);
-  }
+  statistics.value[0] = static_cast<float>(1.0 / total);
+  statistics.value[3] = static_cast<float>(share < 1.0 ? share : 1.0);
   command.action = Action::kWrite;
   command.row_max = summary.max;
-  command.inverse_mass = static_cast<float>(1.0 / total);
+  command.inverse_mass = statistics.value[0];
   return command;
 }
 
-template <typename Element, int kCluster>
-__device__ __forceinline__ void finish_moments(const DistributionStatsArguments& arguments,
-                                               int64_t row_index, const Row<Element>& row,
-                                               const Memory& memory) {
+// By the leader, after the second read.
+template <typename Element>
+__device__ __forceinline__ void finish_moments(const Row<Element>& row, const Memory& memory,
+                                               Statistics& statistics) {
   double entropy = 0.0;
   double squares = 0.0;
   for (int segment = static_cast<int>(gpu::thread_index()); segment < row.num_segments;
@@ -104,51 +105,45 @@ __device__ __forceinline__ void finish_moments(const DistributionStatsArguments&
   double* scratch = reinterpret_cast<double*>(memory.head()->scratch64);
   entropy = block_reduce(entropy, scratch, 0.0, add);
   squares = block_reduce(squares, scratch, 0.0, add);
-  if (gpu::thread_index() == 0) {
-    float* output = arguments.output + row_index * kNumStats;
-    output[1] = static_cast<float>(-entropy);
-    // The variance of a single number is not defined; we call it 0.
-    output[2] =
-        row.columns > 1 ? static_cast<float>(squares / static_cast<double>(row.columns - 1)) : 0.0f;
-  }
+  statistics.value[1] = static_cast<float>(-entropy);
+  // The variance of a single number is not defined; we call it 0.
+  statistics.value[2] =
+      row.columns > 1 ? static_cast<float>(squares / static_cast<double>(row.columns - 1)) : 0.0f;
 }
 
-template <typename Element, int kCluster>
+// By every block of the team; the temperature is the same in all of them.
+template <typename Element, bool kTeam>
+__device__ __forceinline__ Statistics row_statistics(const RowTask<Element, kTeam>& task,
+                                                     float temperature) {
+  const RowStatus parameters = temperature_status(temperature);
+  FilterParameters filters;
+  filters.temperature.value =
+      kStatsEpsilon + (parameters == RowStatus::kValid ? temperature : 1.0f);
+  filters.top_p.value = 1.0f;
+  filters.top_k.value = kTopCount;
+  const Scaling scaling = read_row(task, filters, Details::kNone);
+  Statistics statistics = {};
+  const Command command = lead_or_follow(
+      task, scaling, [&]() { return start_moments(task, scaling, parameters, statistics); });
+  if (command.action == Action::kFinish) return statistics;
+  sum_moments(task.row, task.team, scaling, command, task.memory);
+  task.team.barrier();
+  if (task.team.leads()) finish_moments(task.row, task.memory, statistics);
+  return statistics;
+}
+
+template <typename Element, bool kTeam>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     distribution_stats_kernel(DistributionStatsArguments arguments) {
-  const int64_t row_index = gpu::block_index() / kCluster;
-  const int64_t columns = arguments.layout.vocab;
-  const Row<Element> row(arguments.logits, row_offset(arguments.layout, row_index), columns);
-  const Team<kCluster> team(row.num_segments);
-  const RowStatus status = temperature_status(value_at(arguments.temperature, row_index));
-  if (status != RowStatus::kValid) {  // the same in the whole cluster
-    if (team.leads()) write_invalid(arguments, row_index, status);
-    return;
+  const RowTask<Element, kTeam> task(arguments.logits, arguments.layout, all_columns());
+  const Statistics statistics =
+      row_statistics(task, value_at(arguments.temperature, task.row_index));
+  if (!task.team.leads() || gpu::thread_index() != 0) return;
+  arguments.status[task.row_index] = statistics.status;
+#pragma unroll
+  for (int i = 0; i < kNumStats; ++i) {
+    arguments.output[task.row_index * kNumStats + i] = statistics.value[i];
   }
-  const Memory memory(static_cast<int>(columns));
-  const float temperature = value_at(arguments.temperature, row_index) + kStatsEpsilon;
-  const Scaling scaling(temperature);
-  {
-    FilterParameters filters;
-    filters.temperature.value = temperature;
-    filters.top_p.value = 1.0f;
-    filters.top_k.value = kTopCount;
-    const Plan plan = make_plan(filters, row_index, columns, false);
-    reset(team, plan, memory);
-    summarize(row, team, plan, scaling, memory);
-  }
-  team.barrier();
-  if (team.leads()) {
-    const Command command = start_moments(arguments, row_index, row, team, scaling, memory);
-    team.announce(memory.head(), command);
-    team.barrier();
-  } else {
-    follow(row, team, scaling, memory);
-  }
-  if (memory.head()->command.action == Action::kFinish) return;
-  sum_moments(row, team, scaling, memory);
-  team.barrier();
-  if (team.leads()) finish_moments<Element, kCluster>(arguments, row_index, row, memory);
 }
 
 }  // namespace autodeco::cuda

@@ -7,8 +7,8 @@
 namespace autodeco::cuda {
 
 // Leaves in memory.segment_mass() the kept mass of every segment.
-template <typename Element, int kCluster>
-__device__ __forceinline__ void fill_segment_masses(const Leader<Element, kCluster>& leader,
+template <typename Element, bool kTeam>
+__device__ __forceinline__ void fill_segment_masses(const Leader<Element, kTeam>& leader,
                                                     const KeptSet& kept) {
   const Memory& memory = leader.memory;
   const int num_segments = leader.row.num_segments;

@@ -25,6 +25,7 @@ struct Words4 {
 __device__ __forceinline__ unsigned thread_index() { return threadIdx.x; }
 __device__ __forceinline__ unsigned num_threads() { return blockDim.x; }
 __device__ __forceinline__ unsigned block_index() { return blockIdx.x; }
+__device__ __forceinline__ unsigned num_blocks() { return gridDim.x; }
 __device__ __forceinline__ unsigned lane_index() { return threadIdx.x % 32; }
 __device__ __forceinline__ unsigned warp_index() { return threadIdx.x / 32; }
 
@@ -125,6 +126,9 @@ __device__ __forceinline__ float max_or_nan(float a, float b) {
 }
 __device__ __forceinline__ uint64_t multiply_high(uint64_t a, uint64_t b) {
   return __umul64hi(a, b);
+}
+__device__ __forceinline__ uint32_t count_bits(uint32_t word) {
+  return static_cast<uint32_t>(__popc(word));
 }
 __device__ __forceinline__ float float_of_half(uint16_t bits) {
   float result;

@@ -24,10 +24,10 @@ struct KeptSet {
 };
 
 // What the leader works with.
-template <typename Element, int kCluster>
+template <typename Element, bool kTeam>
 struct Leader {
   const Row<Element>& row;
-  const Team<kCluster>& team;
+  const Team<kTeam>& team;
   const Scaling& scaling;
   const Memory& memory;
   float row_max;
@@ -39,8 +39,8 @@ struct Leader {
 };
 
 // Tells every block what to do, and makes the leader take part in it.
-template <typename Element, int kCluster>
-__device__ __forceinline__ void execute(const Row<Element>& row, const Team<kCluster>& team,
+template <typename Element, bool kTeam>
+__device__ __forceinline__ void execute(const Row<Element>& row, const Team<kTeam>& team,
                                         const Command& command, const Scaling& scaling,
                                         const Memory& memory) {
   if (command.action == Action::kHistogram) {
@@ -50,8 +50,8 @@ __device__ __forceinline__ void execute(const Row<Element>& row, const Team<kClu
   }
 }
 
-template <typename Element, int kCluster>
-__device__ __forceinline__ void command_all(const Leader<Element, kCluster>& leader,
+template <typename Element, bool kTeam>
+__device__ __forceinline__ void command_all(const Leader<Element, kTeam>& leader,
                                             const Command& command) {
   leader.team.announce(leader.memory.head(), command);
   leader.team.barrier();
@@ -59,15 +59,15 @@ __device__ __forceinline__ void command_all(const Leader<Element, kCluster>& lea
 }
 
 // The shortest prefix that reaches `target`, but no token below `floor_key`.
-template <typename Element, int kCluster>
-__device__ __forceinline__ KeptSet find_prefix(const Leader<Element, kCluster>& leader,
+template <typename Element, bool kTeam>
+__device__ __forceinline__ KeptSet find_prefix(const Leader<Element, kTeam>& leader,
                                                Measure measure, uint64_t target,
                                                uint32_t floor_key) {
   constexpr int kBits = Keys<Element>::kBits;
   constexpr int kSubBits = 5;
   static_assert(1 << kSubBits == kSubKeys);
   const Memory& memory = leader.memory;
-  Command command = {};
+  Command command;
   command.leading_shift = kBits;
   command.row_max = leader.row_max;
   Level& level = memory.head()->level;
@@ -171,23 +171,23 @@ __device__ __forceinline__ uint32_t key_of_min_p(float max, float temperature, f
 }
 
 // Brings the candidates of all blocks to the leader. What is above the threshold is complete.
-template <int kCluster>
-__device__ __forceinline__ CandidateList merge_candidates(const Plan& plan, float max,
-                                                          const Memory& memory) {
+template <bool kTeam>
+__device__ __forceinline__ CandidateList merge_candidates(const Team<kTeam>& team, const Plan& plan,
+                                                          float max, const Memory& memory) {
   Head* head = memory.head();
   CandidateList list = {};
   uint32_t narrowing = head->narrowing;
   unsigned size = head->num_candidates;
   list.complete = size <= kListCapacity;
-  for (unsigned rank = 1; rank < kCluster; ++rank) {
+  for (unsigned rank = 1; rank < team.size; ++rank) {
     const Head* peer = gpu::cluster_peer(head, rank);
     const unsigned peer_size = peer->num_candidates;
     narrowing = narrowing > peer->narrowing ? narrowing : peer->narrowing;
     if (peer_size > kListCapacity) list.complete = false;
   }
   list.threshold = max - narrowed(plan.window, narrowing);
-  if (kCluster > 1 && list.complete) {
-    for (unsigned rank = 1; rank < kCluster; ++rank) {
+  if (kTeam && list.complete) {
+    for (unsigned rank = 1; rank < team.size; ++rank) {
       const unsigned peer_size = gpu::cluster_peer(head, rank)->num_candidates;
       const uint64_t* peer_list = gpu::cluster_peer(memory.list(), rank);
       for (unsigned i = gpu::thread_index(); i < peer_size && size + peer_size <= kListCapacity;
@@ -205,8 +205,8 @@ __device__ __forceinline__ CandidateList merge_candidates(const Plan& plan, floa
 
 // Column of the `wanted`-th token (from 1) with this key, by all threads of the leader.
 // memory.segment_ties() holds the tokens with this key of every segment.
-template <typename Element, int kCluster>
-__device__ __forceinline__ int column_of_tie(const Leader<Element, kCluster>& leader, uint32_t key,
+template <typename Element, bool kTeam>
+__device__ __forceinline__ int column_of_tie(const Leader<Element, kTeam>& leader, uint32_t key,
                                              uint32_t wanted) {
   const Memory& memory = leader.memory;
   Head* head = memory.head();
@@ -253,8 +253,8 @@ __device__ __forceinline__ int column_of_tie(const Leader<Element, kCluster>& le
 }
 
 // Fills last_tie. Where the row was read, memory.sub_counts() is of the digit the key ends with.
-template <typename Element, int kCluster>
-__device__ __forceinline__ void place_last_tie(const Leader<Element, kCluster>& leader,
+template <typename Element, bool kTeam>
+__device__ __forceinline__ void place_last_tie(const Leader<Element, kTeam>& leader,
                                                KeptSet& kept) {
   const Memory& memory = leader.memory;
   const int num_segments = leader.row.num_segments;
@@ -278,9 +278,9 @@ __device__ __forceinline__ void place_last_tie(const Leader<Element, kCluster>& 
 
 // The tokens that top_k, top_p and min_p leave, in that order, by the leader of a row that keeps
 // more than one token and not all by its parameters.
-template <typename Element, int kCluster>
-__device__ __forceinline__ KeptSet find_kept_set(Leader<Element, kCluster>& leader,
-                                                 const Plan& plan, const Summary& summary) {
+template <typename Element, bool kTeam>
+__device__ __forceinline__ KeptSet find_kept_set(Leader<Element, kTeam>& leader, const Plan& plan,
+                                                 const Summary& summary) {
   const Memory& memory = leader.memory;
   uint32_t floor_key = 0;
   if (plan.min_p > 0.0f) {
@@ -298,7 +298,7 @@ __device__ __forceinline__ KeptSet find_kept_set(Leader<Element, kCluster>& lead
   if (limits_mass) first = Measure::kMass;
   if (plan.top_k != 0) first = Measure::kCount;
 
-  leader.list = merge_candidates<kCluster>(plan, summary.max, memory);
+  leader.list = merge_candidates(leader.team, plan, summary.max, memory);
   if (leader.list.complete) {
     uint64_t mass = 0;
     uint64_t count = 0;

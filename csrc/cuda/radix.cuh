@@ -87,10 +87,10 @@ __device__ __forceinline__ void histogram_of_list(const CandidateList& list, con
 }
 
 // By every block on its segments; the sum is in the leader after the barrier this ends with.
-template <typename Element, int kCluster>
-__device__ __forceinline__ void histogram_of_row(const Row<Element>& row,
-                                                 const Team<kCluster>& team, const Command& command,
-                                                 const Scaling& scaling, const Memory& memory) {
+template <typename Element, bool kTeam>
+__device__ __forceinline__ void histogram_of_row(const Row<Element>& row, const Team<kTeam>& team,
+                                                 const Command& command, const Scaling& scaling,
+                                                 const Memory& memory) {
   clear(memory.histogram());
   team.barrier();
   PendingBin pending;
@@ -129,9 +129,9 @@ __device__ __forceinline__ void histogram_of_row(const Row<Element>& row,
 
 // The last digit, for which the row is read only once: of every segment the mass above the leading
 // digits, and the count of each of the 32 keys that have them. Ends with a barrier.
-template <typename Element, int kCluster>
+template <typename Element, bool kTeam>
 __device__ __forceinline__ void sub_histogram_of_row(const Row<Element>& row,
-                                                     const Team<kCluster>& team,
+                                                     const Team<kTeam>& team,
                                                      const Command& command, const Scaling& scaling,
                                                      const Memory& memory) {
   constexpr int kWords = kSubKeys / 2;

@@ -14,7 +14,7 @@ namespace autodeco::cuda {
 constexpr float kInfinity = INFINITY;
 
 // A segment is what a warp holds in registers. Its lanes always hold the same columns, so that the
-// float sum of a segment is one number whichever block, cluster or launch computes it.
+// float sum of a segment is one number whichever block, team or launch computes it.
 constexpr int kSegment = 1024;
 constexpr int kVector = 8;  // consecutive columns of a lane
 constexpr int kVectors = kSegment / (32 * kVector);

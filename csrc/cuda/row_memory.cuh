@@ -1,9 +1,10 @@
-// The shared memory of a block, and how the blocks of a cluster work on one row together.
+// The shared memory of a block, and how the blocks of a team work on one row together.
 //
-// Block 0 of a cluster leads: it decides, and its peers carry out commands on their part of the
+// Block 0 of a team leads: it decides, and its peers carry out commands on their part of the
 // row. With one block a row the same code runs without peers.
 #pragma once
 
+#include "autodeco/last_kept.h"
 #include "row.cuh"
 
 namespace autodeco::cuda {
@@ -23,7 +24,10 @@ constexpr unsigned kListCapacity = 4096;  // candidates a block can hold
 constexpr int kBins = 2048;
 constexpr int kSubKeys = 32;  // values of the last radix digit
 
-// What the parameters of a row ask for; the same in every block of a cluster.
+// What a kernel reports besides its result: how many tokens are kept, or what return_info asks for.
+enum class Details { kNone, kCount, kInfo };
+
+// What the parameters of a row ask for; the same in every block of a team.
 struct Plan {
   float temperature;
   float top_p;
@@ -33,7 +37,8 @@ struct Plan {
   bool filtered;    // neither one token nor all of them
   bool needs_sums;  // of weights
   bool needs_info;
-  float window;  // candidates are at most this far below the maximum, in logits
+  bool needs_count;  // of the finite logits
+  float window;      // candidates are at most this far below the maximum, in logits
 };
 
 // What the leader knows after the streaming read.
@@ -48,15 +53,13 @@ struct Summary {
 enum class Action : uint32_t { kFinish, kHistogram, kSubHistogram, kWrite };
 
 struct Command {
-  Action action;
-  uint32_t leading;  // digits of the key that are decided
-  int leading_shift;
-  int shift;
-  float row_max;
-  float inverse_mass;  // of the row, in units of the largest weight
-  // The kept set, for kWrite.
-  uint32_t cut_key;
-  int last_tie;
+  Action action = Action::kFinish;
+  uint32_t leading = 0;  // digits of the key that are decided
+  int leading_shift = 0;
+  int shift = 0;
+  float row_max = 0.0f;
+  float inverse_mass = 0.0f;  // of the row, in units of the largest weight
+  LastKept last_kept = {};    // for kWrite
 };
 
 struct Level {  // one bin of a histogram
@@ -138,25 +141,30 @@ inline size_t shared_memory_bytes(int64_t vocab) {
          (list_and_histogram > sub_counts ? list_and_histogram : sub_counts);
 }
 
-// What a block does with a row: the segments it owns, and who leads.
-template <int kCluster>
+// The blocks that share a row: one (kTeam is false), or a cluster of 2 to 8.
+template <bool kTeam>
 struct Team {
-  int rank;
-  int first_segment;
+  unsigned size = 1;
+  unsigned rank = 0;
+  int first_segment;  // of those that this block owns
   int last_segment;
 
-  __device__ __forceinline__ explicit Team(int num_segments) {
-    rank = kCluster > 1 ? static_cast<int>(gpu::cluster_rank()) : 0;
-    const int share = (num_segments + kCluster - 1) / kCluster;
-    first_segment = rank * share < num_segments ? rank * share : num_segments;
-    last_segment = first_segment + share < num_segments ? first_segment + share : num_segments;
+  __device__ __forceinline__ Team(unsigned team_size, int num_segments) {
+    if constexpr (kTeam) {
+      size = team_size;
+      rank = gpu::cluster_rank();
+    }
+    const int share = (num_segments + static_cast<int>(size) - 1) / static_cast<int>(size);
+    const int begin = static_cast<int>(rank) * share;
+    first_segment = begin < num_segments ? begin : num_segments;
+    last_segment = begin + share < num_segments ? begin + share : num_segments;
   }
 
-  __device__ __forceinline__ bool leads() const { return kCluster == 1 || rank == 0; }
+  __device__ __forceinline__ bool leads() const { return !kTeam || rank == 0; }
 
   __device__ __forceinline__ static void barrier(
       gpu::Location location = gpu::Location::current()) {
-    if constexpr (kCluster > 1) {
+    if constexpr (kTeam) {
       gpu::cluster_barrier(location);
     } else {
       gpu::block_barrier(location);
@@ -165,14 +173,14 @@ struct Team {
 
   template <typename T>
   __device__ __forceinline__ static T* in_leader(T* local) {
-    if constexpr (kCluster > 1) return gpu::cluster_peer(local, 0);
+    if constexpr (kTeam) return gpu::cluster_peer(local, 0);
     return local;
   }
 
   // By the leader: after the barrier that follows, every block sees the command.
-  __device__ __forceinline__ static void announce(Head* head, const Command& command) {
-    if (gpu::thread_index() >= kCluster) return;
-    if constexpr (kCluster > 1) {
+  __device__ __forceinline__ void announce(Head* head, const Command& command) const {
+    if (gpu::thread_index() >= size) return;
+    if constexpr (kTeam) {
       *gpu::cluster_peer(&head->command, gpu::thread_index()) = command;
     } else {
       head->command = command;

@@ -6,7 +6,7 @@
 namespace autodeco::cuda {
 
 __device__ __forceinline__ Plan make_plan(const FilterParameters& filters, int64_t row,
-                                          int64_t columns, bool needs_info) {
+                                          int64_t columns, Details details) {
   Plan plan;
   plan.temperature = value_at(filters.temperature, row);
   plan.top_p = value_at(filters.top_p, row);
@@ -17,8 +17,9 @@ __device__ __forceinline__ Plan make_plan(const FilterParameters& filters, int64
   plan.one_token =
       plan.temperature == 0.0f || plan.top_p <= 0.0f || plan.min_p > 1.0f || top_k == 1;
   plan.filtered = !plan.one_token && (plan.top_p < 1.0f || plan.top_k != 0 || plan.min_p != 0.0f);
-  plan.needs_info = needs_info;
-  plan.needs_sums = plan.temperature != 0.0f && (!plan.one_token || needs_info);
+  plan.needs_info = details == Details::kInfo;
+  plan.needs_count = details != Details::kNone && !plan.one_token && !plan.filtered;
+  plan.needs_sums = plan.temperature != 0.0f && (!plan.one_token || plan.needs_info);
   // Tokens 2^-bits times as probable as the first: of 2^17 such, 2^(17 - bits) is the mass. A count
   // says nothing about probabilities; 24 bits hold the first hundred tokens of a language model.
   float bits = 0.0f;
@@ -51,19 +52,19 @@ __device__ __forceinline__ void narrow_window(Head* head, unsigned num_candidate
   if (narrowing > 0) gpu::atomic_max(&head->narrowing, narrowing);
 }
 
-template <typename Element, int kCluster>
+template <typename Element, bool kTeam>
 __device__ __forceinline__ void gather_candidates(int segment, const float* logits,
-                                                  float segment_max, const Team<kCluster>& team,
+                                                  float segment_max, const Team<kTeam>& team,
                                                   const Plan& plan, const Memory& memory) {
   Head* head = memory.head();
   float threshold = 0.0f;
   if (gpu::lane_index() == 0) {
     const uint32_t key = order_key(segment_max);
     const uint32_t before = gpu::atomic_max(&head->running_max, key);
-    if (kCluster > 1 && before < key) {
-      for (int peer = 0; peer < kCluster; ++peer) {
+    if (kTeam && before < key) {
+      for (unsigned peer = 0; peer < team.size; ++peer) {
         if (peer != team.rank) {
-          gpu::atomic_max(gpu::cluster_peer(&head->running_max, static_cast<unsigned>(peer)), key);
+          gpu::atomic_max(gpu::cluster_peer(&head->running_max, peer), key);
         }
       }
     }
@@ -121,8 +122,8 @@ __device__ __forceinline__ float segment_weight(const float* logits, const Scali
 }
 
 // Results per segment go to the leader. Ends without a barrier.
-template <typename Element, int kCluster>
-__device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kCluster>& team,
+template <typename Element, bool kTeam>
+__device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kTeam>& team,
                                           const Plan& plan, const Scaling& scaling,
                                           const Memory& memory) {
   const int num_warps = static_cast<int>(gpu::num_threads() / 32);
@@ -143,14 +144,14 @@ __device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kC
     }
     if (finite && plan.needs_info) {
       raw_sum = segment_weight<true>(logits, Scaling(1.0f), max);
-      if (!plan.filtered) {
-        unsigned count = 0;
+    }
+    if (finite && plan.needs_count) {
+      unsigned count = 0;
 #pragma unroll
-        for (int i = 0; i < kLaneLogits; ++i) count += logits[i] > -kInfinity;
-        count = warp_reduce(count, [](unsigned a, unsigned b) { return a + b; });
-        if (gpu::lane_index() == 0) {
-          gpu::atomic_add(team.in_leader(&memory.head()->num_finite), count);
-        }
+      for (int i = 0; i < kLaneLogits; ++i) count += logits[i] > -kInfinity;
+      count = warp_reduce(count, [](unsigned a, unsigned b) { return a + b; });
+      if (gpu::lane_index() == 0) {
+        gpu::atomic_add(team.in_leader(&memory.head()->num_finite), count);
       }
     }
     if (gpu::lane_index() == 0) {
@@ -164,9 +165,9 @@ __device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kC
   }
 }
 
-// Before the streaming read; ends with a barrier of the cluster.
-template <int kCluster>
-__device__ __forceinline__ void reset(const Team<kCluster>& team, const Plan& plan,
+// Before the streaming read; ends with a barrier of the team.
+template <bool kTeam>
+__device__ __forceinline__ void reset(const Team<kTeam>& team, const Plan& plan,
                                       const Memory& memory) {
   if (gpu::thread_index() == 0) {
     memory.head()->plan = plan;

@@ -11,13 +11,27 @@ RuntimeInfo runtime_info() {
   if (error == cudaSuccess) error = cudaGetDeviceCount(&info.num_devices);
   if (error != cudaSuccess) {
     info.num_devices = 0;
-    info.problem = cudaGetErrorString(error);
+    // Without a driver, CUDA says that the driver is too old.
+    info.problem =
+        info.driver_version == 0 ? "there is no NVIDIA driver" : cudaGetErrorString(error);
     cudaGetLastError();  // a later launch must not find this error
   }
   return info;
 }
 
-const char* error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
+int use_device(int device_index) {
+  const cudaError_t error = cudaSetDevice(device_index);
+  if (error != cudaSuccess) cudaGetLastError();  // a later launch must not find this error
+  return error;
+}
+
+const char* error_text(int error) {
+  if (error == cudaErrorNoKernelImageForDevice) {
+    return "this build has no code for this GPU, only for " AUTODECO_CUDA_ARCHITECTURES
+           " (AUTODECO_CUDA_ARCHS)";
+  }
+  return cudaGetErrorString(static_cast<cudaError_t>(error));
+}
 
 int read_value(const void* device_address, void* host_address, size_t bytes) {
   return cudaMemcpy(host_address, device_address, bytes, cudaMemcpyDeviceToHost);

@@ -14,6 +14,10 @@ struct RuntimeInfo {
 
 RuntimeInfo runtime_info();
 
+// Makes a device current. Torch has a CUDA runtime of its own, so its device guard alone is no
+// promise for this one. Returns 0 or a cudaError_t.
+int use_device(int device_index);
+
 // What a launcher returns in a build without CUDA; no cudaError_t has this value.
 constexpr int kNotBuilt = -1;
 

@@ -1,10 +1,10 @@
-// The fused sampler. Grid: `kCluster` blocks of kThreads a row, row-major. A block owns a run of
-// segments of its row; block 0 of the cluster leads (row_memory.cuh). Shared memory:
-// shared_memory_bytes(vocab).
+// The fused sampler. Grid: 1 (kTeam is false) or 2 to 8 blocks of kThreads a row, row-major. A
+// block owns a run of segments of its row; the first of a team leads (row_memory.cuh). Shared
+// memory: shared_memory_bytes(vocab).
 #pragma once
 
 #include "autodeco/sample.h"
-#include "follow.cuh"
+#include "row_task.cuh"
 
 namespace autodeco::cuda {
 
@@ -73,9 +73,9 @@ __device__ __forceinline__ uint64_t uniform53_of(const SampleArguments& argument
 }
 
 // One warp a sample. Where no filter is on, segments were summed in floats.
-template <typename Element, int kCluster>
+template <typename Element, bool kTeam>
 __device__ __forceinline__ void draw_samples(const SampleArguments& arguments, int64_t row_index,
-                                             const Leader<Element, kCluster>& leader, bool filtered,
+                                             const Leader<Element, kTeam>& leader, bool filtered,
                                              const KeptSet& kept, uint64_t mass,
                                              const Normalisers& normalisers) {
   const Memory& memory = leader.memory;
@@ -101,9 +101,9 @@ __device__ __forceinline__ void draw_samples(const SampleArguments& arguments, i
   }
 }
 
-template <typename Element, int kCluster>
+template <typename Element, bool kTeam>
 __device__ __forceinline__ void lead_row(const SampleArguments& arguments, int64_t row_index,
-                                         const Row<Element>& row, const Team<kCluster>& team,
+                                         const Row<Element>& row, const Team<kTeam>& team,
                                          const Scaling& scaling, const Memory& memory) {
   // Read from shared memory where it is needed: it would not fit the registers.
   const Plan& plan = memory.head()->plan;
@@ -113,7 +113,7 @@ __device__ __forceinline__ void lead_row(const SampleArguments& arguments, int64
     write_invalid(arguments, row_index, summary.status);
     return;
   }
-  Leader<Element, kCluster> leader = {row, team, scaling, memory, summary.max, {}};
+  Leader<Element, kTeam> leader = {row, team, scaling, memory, summary.max, {}};
   KeptSet kept = {};
   if (plan.one_token) {
     kept.count = 1;
@@ -151,36 +151,22 @@ __device__ __forceinline__ void lead_row(const SampleArguments& arguments, int64
   draw_samples(arguments, row_index, leader, plan.filtered, kept, mass, normalisers);
 }
 
-template <typename Element, int kCluster>
+template <typename Element, bool kTeam>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     sample_kernel(SampleArguments arguments) {
-  const int64_t row_index = gpu::block_index() / kCluster;
-  const int64_t columns =
-      existing_columns(arguments.layout.vocab, value_at(arguments.filters.valid_vocab, row_index));
-  const Row<Element> row(arguments.logits, row_offset(arguments.layout, row_index), columns);
-  const Team<kCluster> team(row.num_segments);
-  const RowStatus status = filter_status(arguments.filters, row_index);
-  if (status != RowStatus::kValid) {  // the same in the whole cluster
-    if (team.leads()) write_invalid(arguments, row_index, status);
+  const RowTask<Element, kTeam> task(arguments.logits, arguments.layout,
+                                     arguments.filters.valid_vocab);
+  const RowStatus status = filter_status(arguments.filters, task.row_index);
+  if (status != RowStatus::kValid) {  // the same in the whole team
+    if (task.team.leads()) write_invalid(arguments, task.row_index, status);
     return;
   }
-  const Plan plan = make_plan(arguments.filters, row_index, columns, arguments.kept != nullptr);
-  const Scaling scaling(plan.temperature > 0.0f ? plan.temperature : 1.0f);
-  const Memory memory(static_cast<int>(arguments.layout.vocab));
-  reset(team, plan, memory);
-  summarize(row, team, plan, scaling, memory);
-  team.barrier();
-  if (!team.leads()) {
-    follow(row, team, scaling, memory);
-    return;
-  }
-  lead_row(arguments, row_index, row, team, scaling, memory);
-  if constexpr (kCluster > 1) {
-    Command finish = {};
-    finish.action = Action::kFinish;
-    team.announce(memory.head(), finish);
-    team.barrier();
-  }
+  const Scaling scaling = read_row(task, arguments.filters,
+                                   arguments.kept != nullptr ? Details::kInfo : Details::kNone);
+  lead_or_follow(task, scaling, [&]() {
+    lead_row(arguments, task.row_index, task.row, task.team, scaling, task.memory);
+    return Command();
+  });
 }
 
 }  // namespace autodeco::cuda

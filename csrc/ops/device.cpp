@@ -40,7 +40,8 @@ void run_on_cuda(const char* op, const Tensor& logits, int (*launch)(const void*
                  const void* arguments) {
   const int32_t device_index = logits.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device_index);
-  const int error = launch(arguments, current_stream(op, device_index));
+  int error = cuda::use_device(device_index);
+  if (error == 0) error = launch(arguments, current_stream(op, device_index));
   if (error != 0) fail(op, "the CUDA kernel could not be started: ", cuda::error_text(error));
 }
 

@@ -20,6 +20,22 @@ STABLE_TORCH_LIBRARY(autodeco_ext, library) {
       "float min_p_value, Tensor? valid_vocab, int valid_vocab_value, float filter_value, "
       "Tensor(a!) out) -> ()");
   library.def(
+      "kept_indices(Tensor logits, Tensor? temperature, float temperature_value, Tensor? top_p, "
+      "float top_p_value, Tensor? top_k, int top_k_value, Tensor? min_p, float min_p_value, "
+      "Tensor? valid_vocab, int valid_vocab_value, SymInt? capacity, bool check) -> "
+      "(Tensor offsets, Tensor ids)");
+  library.def(
       "distribution_stats(Tensor logits, Tensor? temperature, float temperature_value) -> "
       "Tensor");
+  // A head is given by the product of its first weights with the hidden states, without which there
+  // is none and it predicts 1, and its other layers.
+  library.def(
+      "predict_parameters(Tensor logits, Tensor? temperature_product, "
+      "Tensor? temperature_first_bias, Tensor? temperature_second_weight, "
+      "Tensor? temperature_second_bias, Tensor? top_p_product, Tensor? top_p_feature_weight, "
+      "Tensor? top_p_first_bias, Tensor? top_p_second_weight, Tensor? top_p_second_bias, "
+      "bool check) -> (Tensor, Tensor)");
+  // For bench/ alone: no public function, and no fake kernel, because the shape of the result is
+  // that of the launch.
+  library.def("floor(Tensor logits) -> Tensor");
 }

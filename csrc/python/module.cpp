@@ -18,6 +18,14 @@ namespace {
 
 std::vector<cpu::Isa> all_isas() { return {cpu::Isa::kScalar, cpu::Isa::kAvx2, cpu::Isa::kAvx512}; }
 
+#if defined(AUTODECO_WITH_CUDA)
+// "13.0" for 13000, empty for 0.
+std::string version_text(int version) {
+  if (version == 0) return "";
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+#endif
+
 py::dict build_info() {
   py::dict info;
   info["version"] = AUTODECO_VERSION;
@@ -33,8 +41,8 @@ py::dict build_info() {
   const cuda::RuntimeInfo runtime = cuda::runtime_info();
   info["cuda_built"] = true;
   info["cuda_architectures"] = AUTODECO_CUDA_ARCHITECTURES;
-  info["cuda_runtime_version"] = runtime.runtime_version;
-  info["cuda_driver_version"] = runtime.driver_version;
+  info["cuda_runtime_version"] = version_text(runtime.runtime_version);
+  info["cuda_driver_version"] = version_text(runtime.driver_version);
   info["cuda_devices"] = runtime.num_devices;
   info["cuda_problem"] = runtime.problem;
 #else

@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <set>
 
-#include "emulated_kernels.h"
+#include "emulated_kept.h"
 
 namespace {
 
@@ -26,6 +26,15 @@ void run_all_paths(int cluster) {
     const auto kept = std::count_if(filtered.begin(), filtered.end(),
                                     [](float logit) { return std::isfinite(logit); });
     expect(kept == result.kept[0], "filter_logits keeps what sample keeps");
+    const KeptResult kept_ids = kept_indices(batch, filters, cluster, vocab);
+    expect(kept_ids.offsets[1] == kept, "kept_indices keeps what filter_logits keeps");
+    bool in_place = true;
+    for (size_t i = 0; i < kept_ids.ids.size(); ++i) {
+      const int32_t id = kept_ids.ids[i];
+      in_place &= id >= 0 && id < vocab && std::isfinite(filtered[id]) &&
+                  (i == 0 || kept_ids.ids[i - 1] < id);
+    }
+    expect(in_place, "ids of kept_indices");
     const std::vector<float> stats = distribution_stats(batch, 1.0f, cluster, status);
     expect(stats[0] > 0.0f && stats[3] >= stats[0] && stats[1] >= 0.0f && stats[2] >= 0.0f,
            "statistics");

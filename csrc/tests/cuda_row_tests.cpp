@@ -44,22 +44,7 @@ void judge_stats(const Batch<Element>& batch, float temperature, int cluster,
   const std::vector<float> stats = distribution_stats(batch, temperature, cluster, status);
   expect(status[0] == RowStatus::kValid, "status: " + what);
   const std::vector<float>& logits = batch.rows[0];
-  const Oracle oracle(logits, temperature + kStatsEpsilon);
-  double total = 0.0;
-  for (const double weight : oracle.weight) total += weight;
-  const double mean = 1.0 / static_cast<double>(logits.size());
-  double entropy = 0.0;
-  double squares = 0.0;
-  for (const double weight : oracle.weight) {
-    const double q = weight / total;
-    entropy -= q * std::log(q + 1e-8);
-    squares += (q - mean) * (q - mean);
-  }
-  double largest = 0.0;
-  for (size_t i = 0; i < logits.size() && i < 5; ++i) largest += oracle.weight[oracle.order[i]];
-  const double variance =
-      logits.size() > 1 ? squares / static_cast<double>(logits.size() - 1) : 0.0;
-  const double wanted[] = {1.0 / total, entropy, variance, largest / total};
+  const std::vector<double> wanted = statistics_of(logits, temperature);
   for (int i = 0; i < kNumStats; ++i) {
     // ln(q) of a float q near 1 is off by half an ulp of q.
     const double slack = i == 1 ? 3e-7 : 1e-8;
@@ -116,6 +101,18 @@ void invalid_rows_are_filled() {
       expect(std::isnan(value), "statistics of an invalid row are NaN");
     }
     expect(status[0] == RowStatus::kLogitNaN, "status of distribution_stats");
+    // As on the CPU: parameters first in filter_logits, logits first in distribution_stats.
+    Filters negative;
+    negative.temperature = -1.0f;
+    filter_logits(batch, negative, cluster, 3000, status);
+    expect(status[0] == RowStatus::kTemperatureInvalid, "bad T and bad logits, filter_logits");
+    distribution_stats(batch, -1.0f, cluster, status);
+    expect(status[0] == RowStatus::kLogitNaN, "bad T and bad logits, distribution_stats");
+    const Batch<float> good({std::vector<float>(3000, 0.5f)}, 0);
+    for (const float value : distribution_stats(good, -1.0f, cluster, status)) {
+      expect(std::isnan(value), "statistics of a row with a bad T are NaN");
+    }
+    expect(status[0] == RowStatus::kTemperatureInvalid, "bad T, distribution_stats");
   }
 }
 

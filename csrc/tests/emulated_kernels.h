@@ -127,10 +127,9 @@ std::vector<float> filter_logits(const Batch<Element>& batch, const Filters& fil
   arguments.output = output.data();
   arguments.status = status.data();
   const gpu::Launch where = shape_of(arguments, cluster);
-  if (cluster == 1) gpu::launch(&cuda::filter_logits_kernel<Element, 1>, where, arguments);
-  if (cluster == 2) gpu::launch(&cuda::filter_logits_kernel<Element, 2>, where, arguments);
-  if (cluster == 4) gpu::launch(&cuda::filter_logits_kernel<Element, 4>, where, arguments);
-  if (cluster == 8) gpu::launch(&cuda::filter_logits_kernel<Element, 8>, where, arguments);
+  gpu::launch(cluster > 1 ? &cuda::filter_logits_kernel<Element, true>
+                          : &cuda::filter_logits_kernel<Element, false>,
+              where, arguments);
   return output;
 }
 
@@ -147,20 +146,18 @@ std::vector<float> distribution_stats(const Batch<Element>& batch, float tempera
   arguments.output = output.data();
   arguments.status = status.data();
   const gpu::Launch where = shape_of(arguments, cluster);
-  if (cluster == 1) gpu::launch(&cuda::distribution_stats_kernel<Element, 1>, where, arguments);
-  if (cluster == 2) gpu::launch(&cuda::distribution_stats_kernel<Element, 2>, where, arguments);
-  if (cluster == 4) gpu::launch(&cuda::distribution_stats_kernel<Element, 4>, where, arguments);
-  if (cluster == 8) gpu::launch(&cuda::distribution_stats_kernel<Element, 8>, where, arguments);
+  gpu::launch(cluster > 1 ? &cuda::distribution_stats_kernel<Element, true>
+                          : &cuda::distribution_stats_kernel<Element, false>,
+              where, arguments);
   return output;
 }
 
 template <typename Element>
 void start_sample(const SampleArguments& arguments, int cluster) {
   const gpu::Launch where = shape_of(arguments, cluster);
-  if (cluster == 1) gpu::launch(&cuda::sample_kernel<Element, 1>, where, arguments);
-  if (cluster == 2) gpu::launch(&cuda::sample_kernel<Element, 2>, where, arguments);
-  if (cluster == 4) gpu::launch(&cuda::sample_kernel<Element, 4>, where, arguments);
-  if (cluster == 8) gpu::launch(&cuda::sample_kernel<Element, 8>, where, arguments);
+  gpu::launch(
+      cluster > 1 ? &cuda::sample_kernel<Element, true> : &cuda::sample_kernel<Element, false>,
+      where, arguments);
 }
 
 constexpr int64_t kSeed = 0x123456789abcdefLL;

@@ -97,7 +97,7 @@ struct Oracle {
   std::vector<double> weight;  // by column, relative to the largest
   int num_finite = 0;
 
-  Oracle(const std::vector<float>& row, float temperature) {
+  Oracle(const std::vector<float>& row, double temperature) {
     order.resize(row.size());
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return row[a] > row[b]; });
@@ -168,5 +168,24 @@ struct Oracle {
     return last;
   }
 };
+
+// Largest q, entropy, variance and sum of the five largest of q = softmax(l / (T + 1e-8)).
+inline std::vector<double> statistics_of(const std::vector<float>& row, double temperature) {
+  const Oracle oracle(row, temperature + 1e-8);
+  double total = 0.0;
+  for (const double weight : oracle.weight) total += weight;
+  const double mean = 1.0 / static_cast<double>(row.size());
+  double entropy = 0.0;
+  double squares = 0.0;
+  for (const double weight : oracle.weight) {
+    const double q = weight / total;
+    entropy -= q * std::log(q + 1e-8);
+    squares += (q - mean) * (q - mean);
+  }
+  double largest = 0.0;
+  for (size_t i = 0; i < row.size() && i < 5; ++i) largest += oracle.weight[oracle.order[i]];
+  const double variance = row.size() > 1 ? squares / static_cast<double>(row.size() - 1) : 0.0;
+  return {1.0 / total, entropy, variance, largest / total};
+}
 
 }  // namespace autodeco::tests

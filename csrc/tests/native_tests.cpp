@@ -11,6 +11,7 @@
 
 #include "autodeco/distribution_stats.h"
 #include "autodeco/filter_logits.h"
+#include "autodeco/kept_indices.h"
 #include "autodeco/order.h"
 #include "autodeco/philox.h"
 #include "autodeco/sample.h"
@@ -170,6 +171,54 @@ void kernels_agree_with_a_sort() {
   }
 }
 
+// The buffer of the ids is exact: one written past the capacity is an error of the sanitizer.
+void kept_ids_stay_within_their_capacity() {
+  std::mt19937_64 random(2);
+  std::normal_distribution<float> normal;
+  const cpu::KernelTable& kernels = cpu::active_kernels();
+  constexpr int64_t kRows = 3;
+  for (const int64_t vocab : {int64_t{1}, int64_t{17}, int64_t{512}, int64_t{1300}}) {
+    std::vector<float> logits(static_cast<size_t>(kRows * vocab));
+    for (float& logit : logits) logit = std::round(3.0f * normal(random));
+    KeptIndicesArguments arguments;
+    arguments.logits = logits.data();
+    arguments.layout.num_rows = arguments.layout.sizes[0] = kRows;
+    arguments.layout.vocab = arguments.layout.strides[0] = vocab;
+    arguments.layout.num_dims = 1;
+    arguments.filters.temperature.value = 1.0f;
+    arguments.filters.top_p.value = 1.0f;
+    arguments.filters.top_k.value = (vocab + 1) / 2;
+    arguments.filters.valid_vocab.value = vocab;
+    std::vector<RowStatus> status(kRows, RowStatus::kNoFiniteLogit);
+    std::vector<LastKept> last(kRows);
+    std::vector<int64_t> offsets(kRows + 1);
+    arguments.status = status.data();
+    arguments.last = last.data();
+    arguments.offsets = offsets.data();
+    kernels.count_kept(arguments, 0, kRows);
+    std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
+    expect(offsets.back() == kRows * ((vocab + 1) / 2), "exactly k of every row");
+
+    std::vector<int32_t> wanted;
+    for (int64_t row = 0; row < kRows; ++row) {
+      const std::vector<int64_t> order =
+          sorted_order({logits.begin() + row * vocab, logits.begin() + (row + 1) * vocab});
+      wanted.insert(wanted.end(), order.begin(), order.begin() + (vocab + 1) / 2);
+      std::sort(wanted.end() - (vocab + 1) / 2, wanted.end());
+    }
+    for (const int64_t capacity : {int64_t{0}, offsets[1] - 1, offsets[1], offsets[2] + 1,
+                                   offsets[3] - 1, offsets[3], offsets[3] + 9}) {
+      std::vector<int32_t> ids(static_cast<size_t>(capacity), -1);
+      arguments.capacity = capacity;
+      arguments.ids = ids.data();
+      kernels.write_kept(arguments, 0, kRows);
+      for (size_t i = 0; i < ids.size(); ++i) {
+        expect(ids[i] == (i < wanted.size() ? wanted[i] : -1), "ids up to the capacity");
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -177,6 +226,7 @@ int main() {
   order_keys_order_like_floats();
   exp_and_log_are_as_accurate_as_they_say();
   kernels_agree_with_a_sort();
+  kept_ids_stay_within_their_capacity();
   std::printf("%s\n", failures == 0 ? "native tests: all passed" : "native tests: FAILED");
   return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

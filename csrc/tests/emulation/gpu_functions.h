@@ -25,6 +25,7 @@ struct Words4 {
 AUTODECO_EMULATOR unsigned thread_index() { return emulation::device.current->index; }
 AUTODECO_EMULATOR unsigned num_threads() { return emulation::device.block_threads; }
 AUTODECO_EMULATOR unsigned block_index() { return emulation::device.current->block->index; }
+AUTODECO_EMULATOR unsigned num_blocks() { return emulation::device.num_blocks; }
 AUTODECO_EMULATOR unsigned lane_index() { return emulation::device.current->index % 32; }
 AUTODECO_EMULATOR unsigned warp_index() { return emulation::device.current->index / 32; }
 AUTODECO_EMULATOR unsigned cluster_rank() { return emulation::device.current->block->rank; }
@@ -126,6 +127,7 @@ inline float max_or_nan(float a, float b) {
 inline uint64_t multiply_high(uint64_t a, uint64_t b) {
   return static_cast<uint64_t>((static_cast<unsigned __int128>(a) * b) >> 64);
 }
+inline uint32_t count_bits(uint32_t word) { return static_cast<uint32_t>(std::popcount(word)); }
 inline float float_of_half(uint16_t bits) {
   const uint32_t magnitude = bits & 0x7fffu;
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;

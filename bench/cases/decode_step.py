@@ -1,0 +1,90 @@
+"""decode_step(hidden states, logits, heads), H = 4096, beside `sample` alone with the same T and P.
+
+The case's own T and P are not used: the heads predict them.
+"""
+
+from __future__ import annotations
+
+import torch
+
+import autodeco_ext
+from autodeco_ext import AutoDecoConfig, AutoDecoHeads, DecodeStep, reference
+from bench.cases.kept_bounds import forget, kept_bounds, tokens_are_kept
+from bench.providers import Missing, Provider, floor, torch_sort, torch_stats
+
+HIDDEN_SIZE = 4096
+
+
+class _Model:
+    """Heads with the released sizes, and the hidden states of as many rows as asked for."""
+
+    def __init__(self, device: str) -> None:
+        torch.manual_seed(0)
+        self.heads = AutoDecoHeads(AutoDecoConfig(hidden_size=HIDDEN_SIZE)).to(device)
+        with torch.no_grad():
+            for parameter in self.heads.parameters():
+                parameter *= 3  # T and P that differ from row to row, as trained heads predict
+        self.states: dict[tuple[int, torch.dtype], torch.Tensor] = {}
+        self.predicted: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def hidden_states(self, logits: torch.Tensor) -> torch.Tensor:
+        """[rows, H] in the dtype of the logits, as a model has them."""
+        key = (len(logits), logits.dtype)
+        if key not in self.states:
+            random = torch.Generator().manual_seed(1)
+            states = torch.randn(len(logits), HIDDEN_SIZE, generator=random)
+            self.states[key] = states.to(logits.device, logits.dtype)
+        return self.states[key]
+
+    def step(self, logits: torch.Tensor) -> DecodeStep:
+        return autodeco_ext.decode_step(self.hidden_states(logits), logits, self.heads, seed=0)
+
+    def sample_alone(self, logits: torch.Tensor) -> DecodeStep:
+        if len(logits) not in self.predicted:  # by the call that is checked and not timed
+            self.predicted[len(logits)] = self.heads.predict(self.hidden_states(logits), logits)
+        temperature, top_p = self.predicted[len(logits)]
+        tokens = autodeco_ext.sample(logits, temperature, top_p, seed=0)
+        return DecodeStep(tokens, temperature, top_p)
+
+    @torch.no_grad()
+    def torch_step(self, logits: torch.Tensor) -> DecodeStep:
+        hidden = self.hidden_states(logits).float()
+        temperature = 2 * self.heads.temp_head(hidden).sigmoid()
+        features = torch_stats.eager(logits, temperature, temperature)
+        x = torch.cat([hidden, temperature[:, None], features], dim=-1)
+        top_p = self.heads.top_p_head(x).sigmoid()
+        return DecodeStep(torch_sort.sample(logits, temperature, top_p), temperature, top_p)
+
+    def prediction_is_right(
+        self, step: DecodeStep, logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor
+    ) -> bool:
+        """T and P are those of the reference in float64, and the token is right for them."""
+        hidden, weights = self.hidden_states(logits).double(), self.heads.state_dict()
+        for rows in torch.arange(len(logits)).split(32):  # float64 copies of all need memory
+            expected = reference.head_predictions(hidden[rows], logits[rows], weights)
+            for name, value in expected._asdict().items():
+                if (getattr(step, name)[rows] - value).abs().max() > 1e-4:
+                    return False
+        return is_right(step, logits, t, p)
+
+
+def providers(device: str) -> dict[str, Provider | Missing]:
+    model = _Model(device)
+
+    return {
+        "autodeco_ext": Provider(
+            lambda logits, t, p: model.step(logits), model.prediction_is_right
+        ),
+        "sample alone": Provider(lambda logits, t, p: model.sample_alone(logits)),
+        "floor": floor.PROVIDER,
+        "torch heads and sort": Provider(
+            lambda logits, t, p: model.torch_step(logits), model.prediction_is_right, waits=True
+        ),
+    }
+
+
+def is_right(step: DecodeStep, logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> bool:
+    """The token lies in the nucleus of the T and P it was drawn with."""
+    forget()  # the last answer was for another T and P
+    _, may_be_kept = kept_bounds(logits, step.temperature, step.top_p)
+    return tokens_are_kept(step.tokens, may_be_kept)

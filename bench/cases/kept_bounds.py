@@ -1,0 +1,86 @@
+"""Which tokens a kept set must hold, and which it may: shared by the cases that keep a nucleus."""
+
+from __future__ import annotations
+
+import torch
+
+from autodeco_ext import reference
+
+# Room at the cut, in mass: for us and for torch's sort; for peers, some of which search a threshold.
+SLACK = 1e-5
+PEER_SLACK = 1e-3
+_ROWS_AT_ONCE = 32  # a float64 sort of all rows would need many times their memory
+_last: tuple[torch.Tensor, float, tuple[torch.Tensor, torch.Tensor]] | None = None
+
+
+def kept_bounds(
+    logits: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor, slack: float = SLACK
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(must be kept, may be kept), bool [rows, vocab]: the nuclei of P - slack and P + slack.
+
+    Every provider of a case is judged with the same logits, so the last answer is remembered; it
+    holds on to the logits, so that no others can lie at their address.
+    """
+    global _last
+    if _last is not None and _last[0].data_ptr() == logits.data_ptr() and _last[1] == slack:
+        return _last[2]
+    least, most = [], []
+    for rows, t, p in zip(*(x.split(_ROWS_AT_ONCE) for x in (logits, temperature, top_p))):
+        least.append(reference.kept_mask(rows, t, p - slack))
+        most.append(reference.kept_mask(rows, t, (p + slack).clamp(max=1.0)))
+    _last = (logits, slack, (torch.cat(least), torch.cat(most)))
+    return _last[2]
+
+
+def _with_ties(logits: torch.Tensor, may_be_kept: torch.Tensor) -> torch.Tensor:
+    """What a threshold on the logits may keep: every token tied with one that may be kept."""
+    lowest = torch.where(may_be_kept, logits.float(), float("inf")).amin(-1, keepdim=True)
+    return logits.float() >= lowest
+
+
+def tokens_are_kept(tokens: torch.Tensor, kept: torch.Tensor) -> bool:
+    """One token per row [rows], each in kept [rows, vocab]."""
+    if tokens.shape != kept.shape[:1]:
+        return False
+    if not bool(((tokens >= 0) & (tokens < kept.shape[1])).all()):
+        return False
+    return bool(kept.gather(-1, tokens.long()[:, None]).all())
+
+
+def filtered_is_right(
+    filtered: torch.Tensor,
+    must_be_kept: torch.Tensor,
+    may_be_kept: torch.Tensor,
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+) -> bool:
+    """-inf outside the kept set, l / T inside."""
+    kept = filtered > -float("inf")
+    if not bool((must_be_kept <= kept).all() and (kept <= may_be_kept).all()):
+        return False
+    expected = torch.div(logits, temperature[:, None]).where(kept, filtered)
+    return bool(torch.isclose(filtered, expected, rtol=1e-5, atol=1e-6).all())
+
+
+def token_up_to_ties_is_right(
+    tokens: torch.Tensor, logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor
+) -> bool:
+    """For peers that cut at a logit, not at a token."""
+    _, may_be_kept = kept_bounds(logits, t, p, PEER_SLACK)
+    return tokens_are_kept(tokens, _with_ties(logits, may_be_kept))
+
+
+def filtered_up_to_ties_is_right(
+    filtered: torch.Tensor, logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor
+) -> bool:
+    """For peers that keep all tokens tied at the cut, or other ones of them than the first."""
+    must_be_kept, may_be_kept = kept_bounds(logits, t, p, PEER_SLACK)
+    may_be_kept = _with_ties(logits, may_be_kept)
+    lowest = torch.where(must_be_kept, logits.float(), float("inf")).amin(-1, keepdim=True)
+    return filtered_is_right(filtered, logits.float() > lowest, may_be_kept, logits, t)
+
+
+def forget() -> None:
+    """Frees the last answer and the logits it was for."""
+    global _last
+    _last = None

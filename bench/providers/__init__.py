@@ -1,0 +1,37 @@
+"""What ops are compared with, one module per peer. A provider that cannot run says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+PEERS = Path(__file__).resolve().parent.parent / "peers"  # filled by bench/fetch_peers.py
+NOT_FETCHED = "not installed: run python bench/fetch_peers.py"
+
+Run = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Any]
+Check = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor], bool]
+
+
+class Provider(NamedTuple):
+    """One way to compute what a case measures.
+
+    Attributes:
+        run: `run(logits [rows, vocab], temperature [rows], top_p [rows])`.
+        is_right: judges the result instead of the case's own check.
+        unchecked: why the result is not judged at all.
+        waits: reads a value on the host, so that a CUDA graph cannot hold it.
+    """
+
+    run: Run
+    is_right: Check | None = None
+    unchecked: str = ""
+    waits: bool = False
+
+
+class Missing(NamedTuple):
+    """Stands in the table for a provider that cannot run here."""
+
+    reason: str

@@ -1,0 +1,36 @@
+// Reads every logit once and keeps the maximum: what a kernel of one streaming read is measured
+// against. A block reads one part of one row, a warp segments of it; NaN wins.
+#pragma once
+
+#include "autodeco/floor.h"
+#include "row.cuh"
+
+namespace autodeco::cuda {
+
+constexpr int kFloorThreads = 128;
+
+template <typename Element>
+__global__ void __launch_bounds__(kFloorThreads) floor_kernel(const FloorArguments arguments) {
+  const int64_t row_index = gpu::block_index() / arguments.columns;
+  const int part = static_cast<int>(gpu::block_index() % arguments.columns);
+  const int parts = static_cast<int>(arguments.columns);
+  const Row<Element> row(arguments.logits, row_offset(arguments.layout, row_index),
+                         arguments.layout.vocab);
+  const int first = row.num_segments * part / parts;
+  const int last = row.num_segments * (part + 1) / parts;
+  const int num_warps = static_cast<int>(gpu::num_threads() / 32);
+  float max = -kInfinity;
+  for (int segment = first + static_cast<int>(gpu::warp_index()); segment < last;
+       segment += num_warps) {
+    float logits[kLaneLogits];
+    row.load_segment(segment, logits);
+#pragma unroll
+    for (int i = 0; i < kLaneLogits; ++i) max = gpu::max_or_nan(max, logits[i]);
+  }
+  float* scratch = reinterpret_cast<float*>(gpu::shared_memory());
+  max = block_reduce(max, scratch, -kInfinity,
+                     [](float a, float b) { return gpu::max_or_nan(a, b); });
+  if (gpu::thread_index() == 0) arguments.output[row_index * parts + part] = max;
+}
+
+}  // namespace autodeco::cuda

@@ -1,0 +1,20 @@
+#include "device.cuh"
+#include "kept_indices.cuh"
+#include "kept_indices.h"
+
+namespace autodeco::cuda {
+
+int launch_count_kept(const KeptIndicesArguments& arguments, void* stream) {
+  return launch_rows(arguments, stream, [&](auto element, auto team, const gpu::Launch& where) {
+    return gpu::launch(&count_kept_kernel<decltype(element), team()>, where, arguments);
+  });
+}
+
+int launch_write_kept(const KeptIndicesArguments& arguments, void* stream) {
+  return launch_rows(arguments, stream, [&](auto element, auto team, gpu::Launch where) {
+    where.shared_bytes = marks_bytes(arguments.layout.vocab, where.cluster);
+    return gpu::launch(&write_kept_kernel<decltype(element), team()>, where, arguments);
+  });
+}
+
+}  // namespace autodeco::cuda

@@ -1,0 +1,13 @@
+// Prints the dynamic shared memory of the row kernels, as the launchers ask for it: one line
+// `vocab bytes` for each vocabulary of the command line.
+#include <cstdio>
+#include <cstdlib>
+
+#include "../csrc/cuda/row_memory.cuh"
+
+int main(int count, char** arguments) {
+  for (int i = 1; i < count; ++i) {
+    const long long vocab = std::atoll(arguments[i]);
+    std::printf("%lld %zu\n", vocab, autodeco::cuda::shared_memory_bytes(vocab));
+  }
+}
