@@ -1,6 +1,7 @@
 // Stands in for the .cu files in a build without CUDA, so that csrc/ops is the same in both.
 #include "distribution_stats.h"
 #include "filter_logits.h"
+#include "floor.h"
 #include "kept_indices.h"
 #include "floor.h"
 #include "predict_parameters.h"
