@@ -3,7 +3,6 @@
 #include "filter_logits.h"
 #include "floor.h"
 #include "kept_indices.h"
-#include "floor.h"
 #include "predict_parameters.h"
 #include "runtime.h"
 #include "sample.h"
