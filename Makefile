@@ -28,7 +28,7 @@ help:
 
 .venv/tools.stamp: .venv/torch.stamp pyproject.toml tools/requirements.py
 	@echo "installing the other packages (about a minute)"
-	@$(PIP) install $$(.venv/bin/python tools/requirements.py dev demo)
+	@$(PIP) install $$(.venv/bin/python tools/requirements.py dev demo bench)
 	@touch $@
 
 .venv/build.stamp: .venv/tools.stamp setup.py CMakeLists.txt $(CXX_SOURCES)

@@ -21,7 +21,7 @@ class CudaTimer:
         self._seconds = seconds
 
     def calls(self, call: Callable[[int], object], count: int) -> Timing:
-        """Microseconds of one of `count` eager calls in a row: device or host, what takes longer."""
+        """Microseconds of one of `count` eager calls in a row: device or host, the longer."""
 
         def run() -> None:
             torch.cuda.synchronize()  # nothing of the host's work hides behind the flush

@@ -1,14 +1,26 @@
-"""What a number must be quoted with: processor, versions, commit."""
+"""What a number must be quoted with: processor, GPU, versions, commit."""
 
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 from pathlib import Path
 
 import torch
 
 import autodeco_ext
+
+
+def _first_line(command: list[str]) -> str:
+    try:
+        result = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return ""
+    lines = result.stdout.strip().splitlines()
+    return lines[0] if result.returncode == 0 and lines else ""
 
 
 def _processor() -> str:
@@ -20,12 +32,9 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    result = subprocess.run(
-        command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return result.stdout.strip() or "unknown"
+def commit() -> str:
+    """The commit, «-dirty» if the checkout differs from it, or «unknown» outside a repository."""
+    return _first_line(["git", "describe", "--always", "--dirty"]) or "unknown"
 
 
 def machine() -> dict[str, str | int]:
@@ -36,5 +45,25 @@ def machine() -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "autodeco_ext": autodeco_ext.__version__,
-        "commit": _commit(),
+        "commit": commit(),
     }
+
+
+def gpu_machine() -> dict[str, str | int]:
+    """The same for a result of the present GPU."""
+    properties = torch.cuda.get_device_properties()
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return {
+        "gpu": properties.name,
+        "multiprocessors": properties.multi_processor_count,
+        "l2_bytes": properties.L2_cache_size,
+        "driver": _first_line(query) or "unknown",
+        "cuda": str(torch.version.cuda),
+        **machine(),
+    }
+
+
+def gpu_folder_name() -> str:
+    """`gpu-nvidia-h100-80gb-hbm3`."""
+    name = torch.cuda.get_device_properties().name.lower()
+    return "gpu-" + re.sub(r"[^a-z0-9]+", "-", name).strip("-")

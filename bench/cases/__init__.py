@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-NAMES = ("sample", "filter_logits", "distribution_stats", "decode_step")
+NAMES = ("sample", "filter_logits", "distribution_stats", "kept_indices", "decode_step")
 OURS = "autodeco_ext"  # the provider that others are compared with
 FLOOR = "floor"
 

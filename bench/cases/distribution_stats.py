@@ -29,7 +29,7 @@ def is_right(
     tolerance: float = 1e-5,
 ) -> bool:
     """Near the definition in float64: relative, for the entropy absolute."""
-    parts = zip(logits.split(32), t.split(32))
+    parts = zip(logits.split(32), t.split(32), strict=True)
     expected = torch.cat([reference.distribution_stats(*part) for part in parts])
     close = torch.isclose(stats.double(), expected, rtol=tolerance, atol=1e-9)
     close[:, 1] = (stats[:, 1] - expected[:, 1]).abs() < tolerance

@@ -6,7 +6,7 @@ import torch
 
 from autodeco_ext import reference
 
-# Room at the cut, in mass: for us and for torch's sort; for peers, some of which search a threshold.
+# Room at the cut, in mass: for us and torch's sort; for peers, some of which search a threshold.
 SLACK = 1e-5
 PEER_SLACK = 1e-3
 _ROWS_AT_ONCE = 32  # a float64 sort of all rows would need many times their memory
@@ -25,7 +25,8 @@ def kept_bounds(
     if _last is not None and _last[0].data_ptr() == logits.data_ptr() and _last[1] == slack:
         return _last[2]
     least, most = [], []
-    for rows, t, p in zip(*(x.split(_ROWS_AT_ONCE) for x in (logits, temperature, top_p))):
+    parts = (x.split(_ROWS_AT_ONCE) for x in (logits, temperature, top_p))
+    for rows, t, p in zip(*parts, strict=True):
         least.append(reference.kept_mask(rows, t, p - slack))
         most.append(reference.kept_mask(rows, t, (p + slack).clamp(max=1.0)))
     _last = (logits, slack, (torch.cat(least), torch.cat(most)))

@@ -84,7 +84,10 @@ def prepare() -> str:
 
 
 def sample() -> dict[str, Provider | Missing]:
-    sampling = load()
+    try:
+        sampling = load()
+    except ImportError as error:  # such as bench/peers of another Python
+        return dict.fromkeys(_NAMES, Missing(f"does not import: {error}"))
     if sampling is None:
         return dict.fromkeys(_NAMES, Missing(NOT_FETCHED))
 

@@ -42,7 +42,9 @@ def sample() -> Provider | Missing:
     def draw(logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
         tokens = []
         candidates = numpy.empty(logits.shape[-1], candidate)
-        for row, temperature, top_p in zip(logits.float().numpy(), t.tolist(), p.tolist()):
+        for row, temperature, top_p in zip(
+            logits.float().numpy(), t.tolist(), p.tolist(), strict=True
+        ):
             candidates["id"] = numpy.arange(len(row), dtype=numpy.int32)
             candidates["logit"] = row
             candidates["p"] = 0.0

@@ -103,17 +103,24 @@ def _filter(sampler: types.ModuleType, device: str):
     return filter_logits
 
 
+def _sampler(device: str) -> types.ModuleType | Missing:
+    try:
+        return load(device) or Missing(NOT_FETCHED)
+    except ImportError as error:  # such as a torch without Triton
+        return Missing(f"does not import: {error}")
+
+
 def filter_logits(device: str) -> Provider | Missing:
-    sampler = load(device)
-    if sampler is None:
-        return Missing(NOT_FETCHED)
+    sampler = _sampler(device)
+    if isinstance(sampler, Missing):
+        return sampler
     return Provider(_filter(sampler, device), filtered_up_to_ties_is_right)
 
 
 def sample(device: str) -> Provider | Missing:
-    sampler = load(device)
-    if sampler is None:
-        return Missing(NOT_FETCHED)
+    sampler = _sampler(device)
+    if isinstance(sampler, Missing):
+        return sampler
     filtered = _filter(sampler, device)
 
     def draw(logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:

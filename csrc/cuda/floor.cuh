@@ -9,8 +9,10 @@ namespace autodeco::cuda {
 
 constexpr int kFloorThreads = 128;
 
+// The arguments are constant memory: a copy of the layout, which is indexed, would be on the stack.
 template <typename Element>
-__global__ void __launch_bounds__(kFloorThreads) floor_kernel(const FloorArguments arguments) {
+__global__ void __launch_bounds__(kFloorThreads)
+    floor_kernel(const __grid_constant__ FloorArguments arguments) {
   const int64_t row_index = gpu::block_index() / arguments.columns;
   const int part = static_cast<int>(gpu::block_index() % arguments.columns);
   const int parts = static_cast<int>(arguments.columns);

@@ -1,8 +1,8 @@
 // Stands in for the .cu files in a build without CUDA, so that csrc/ops is the same in both.
 #include "distribution_stats.h"
 #include "filter_logits.h"
-#include "kept_indices.h"
 #include "floor.h"
+#include "kept_indices.h"
 #include "predict_parameters.h"
 #include "runtime.h"
 #include "sample.h"

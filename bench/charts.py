@@ -1,0 +1,241 @@
+"""Draws the charts of results with matplotlib: one function per chart, one panel per op."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+from bench.cases import FLOOR, OURS
+from bench.summary import median
+
+_COLORS = pyplot.get_cmap("tab10").colors
+_GOAL_VOCAB = 151936
+_GOAL_ROWS = 64
+
+
+class Panels:
+    """A figure with one panel per op, a legend to their right and a caption below."""
+
+    def __init__(self, ops: Iterable[str], providers: Iterable[str]) -> None:
+        self.ops = list(ops)
+        self._providers = list(providers)
+        lines = 1 if len(self.ops) <= 3 else 2
+        columns = math.ceil(len(self.ops) / lines)
+        self.figure: Figure
+        self.figure, axes = pyplot.subplots(
+            lines,
+            columns,
+            figsize=(4.6 * columns + 2.4, 4.0 * lines + 0.4),
+            squeeze=False,
+            layout="constrained",
+        )
+        for unused in axes.flat[len(self.ops) :]:
+            unused.set_axis_off()
+        self.axes: dict[str, Axes] = dict(zip(self.ops, axes.flat, strict=False))
+
+    def style(self, provider: str) -> dict[str, Any]:
+        """The same in every chart of a result: ours thick and black, the floor grey and dashed."""
+        if provider == OURS:
+            return {"color": "black", "linewidth": 2.5, "marker": "o", "zorder": 5}
+        if provider == FLOOR:
+            return {"color": "grey", "linestyle": "--", "marker": "."}
+        others = [name for name in self._providers if name not in (OURS, FLOOR)]
+        return {"color": _COLORS[others.index(provider) % len(_COLORS)], "marker": "."}
+
+    def finish(self, title: str, caption: str) -> Figure:
+        handles: dict[str, Any] = {}
+        for axes in self.axes.values():
+            handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        if handles:
+            order = [name for name in self._providers if name in handles]
+            order += [name for name in handles if name not in order]
+            self.figure.legend(
+                [handles[name] for name in order], order, loc="outside right upper", frameon=False
+            )
+        self.figure.suptitle(title)
+        self.figure.supxlabel(caption, fontsize=8, color="dimgrey")
+        return self.figure
+
+
+def _timed(records: list[dict], **fixed: object) -> list[dict]:
+    return [
+        record
+        for record in records
+        if median(record) is not None and all(record[key] == fixed[key] for key in fixed)
+    ]
+
+
+def _usual(records: list[dict], key: str, preferred: object) -> Any:
+    """The preferred value if any record has it, or else the one that most have."""
+    counts = Counter(record[key] for record in records)
+    return preferred if preferred in counts else counts.most_common(1)[0][0]
+
+
+def _ticks(axis, values: Iterable[float], text: Callable[[float], str] = str) -> None:
+    axis.set_major_locator(FixedLocator(sorted(set(values))))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+    axis.set_minor_locator(NullLocator())
+
+
+def _microseconds(axes: Axes, label: str) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.3)
+
+
+def _lines(panels: Panels, op: str, records: list[dict], key: str, divide_by_key: bool) -> None:
+    for provider in dict.fromkeys(record["provider"] for record in records):
+        points = sorted(
+            (r[key], median(r) / (r[key] if divide_by_key else 1))
+            for r in records
+            if r["provider"] == provider
+        )
+        panels.axes[op].plot(*zip(*points, strict=True), label=provider, **panels.style(provider))
+
+
+def _usual_dtype(result: dict, records: list[dict]) -> str:
+    return _usual(records, "dtype", "bfloat16" if "gpu" in result["machine"] else "float32")
+
+
+def latency(result: dict, panels: Panels, caption: str) -> Figure:
+    """Time of a call by vocabulary, at one number of rows."""
+    peaked = _timed(result["records"], distribution="peaked")
+    dtype = _usual_dtype(result, peaked)
+    rows = _usual(peaked, "rows", _GOAL_ROWS)
+    for op, axes in panels.axes.items():
+        records = _timed(peaked, op=op, dtype=dtype, rows=rows)
+        _lines(panels, op, records, "vocab", divide_by_key=False)
+        axes.set_title(op)
+        axes.set_xlabel("vocabulary, thousands")
+        _ticks(axes.xaxis, (r["vocab"] for r in records), lambda value: f"{value / 1000:.0f}")
+        _microseconds(axes, "microseconds a call")
+    return panels.finish(f"Time of a call: {_rows(rows)}, {dtype}, peaked", caption)
+
+
+def scaling(result: dict, panels: Panels, caption: str) -> Figure:
+    """Time of a row by the number of rows, at one vocabulary."""
+    peaked = _timed(result["records"], distribution="peaked")
+    dtype = _usual_dtype(result, peaked)
+    vocab = _usual(peaked, "vocab", _GOAL_VOCAB)
+    for op, axes in panels.axes.items():
+        records = _timed(peaked, op=op, dtype=dtype, vocab=vocab)
+        _lines(panels, op, records, "rows", divide_by_key=True)
+        axes.set_title(op)
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("rows of a call")
+        _ticks(axes.xaxis, (r["rows"] for r in records), lambda value: f"{value:g}")
+        _microseconds(axes, "microseconds a row")
+    return panels.finish(f"Time of a row: V = {vocab}, {dtype}, peaked", caption)
+
+
+def speed_up(result: dict, panels: Panels, caption: str) -> Figure:
+    """How many times as long as ours every other provider takes, by distribution."""
+    records = [r for r in _timed(result["records"]) if "ratio_to_autodeco_ext" in r]
+    dtype = _usual_dtype(result, records)
+    vocab = _usual(records, "vocab", _GOAL_VOCAB)
+    rows = _usual(records, "rows", _GOAL_ROWS)
+    for op, axes in panels.axes.items():
+        chosen = [
+            record
+            for record in _timed(records, op=op, dtype=dtype, vocab=vocab, rows=rows)
+            if record["provider"] not in (OURS, FLOOR)
+        ]
+        providers = list(dict.fromkeys(r["provider"] for r in chosen))
+        distributions = list(dict.fromkeys(r["distribution"] for r in chosen))
+        width = 0.8 / max(len(providers), 1)
+        for index, provider in enumerate(providers):
+            bars = {
+                r["distribution"]: r["ratio_to_autodeco_ext"]
+                for r in chosen
+                if r["provider"] == provider
+            }
+            places = [distributions.index(name) + (index + 0.5) * width - 0.4 for name in bars]
+            drawn = axes.bar(
+                places, bars.values(), width, label=provider, color=panels.style(provider)["color"]
+            )
+            axes.bar_label(drawn, fmt=_short, fontsize=6, rotation=90, padding=2)
+        axes.axhline(1, color="black", linewidth=1)
+        axes.set_yscale("log")
+        axes.margins(y=0.2)  # room for the numbers
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} x"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xticks(range(len(distributions)), distributions)
+        axes.set_title(op)
+        axes.set_ylabel("time over that of autodeco_ext")
+        axes.grid(alpha=0.3, axis="y")
+    return panels.finish(f"Speed-up: {_rows(rows)}, V = {vocab}, {dtype}", caption)
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
+
+
+def _short(value: float) -> str:
+    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
+
+
+def floor_fraction(result: dict, panels: Panels, caption: str) -> Figure:
+    """Our speed over that of the floor, by rows; a line per distribution."""
+    ours = [r for r in _timed(result["records"], provider=OURS) if "fraction_of_floor" in r]
+    dtype = _usual_dtype(result, ours)
+    vocab = _usual(ours, "vocab", _GOAL_VOCAB)
+    for op, axes in panels.axes.items():
+        records = _timed(ours, op=op, dtype=dtype, vocab=vocab)
+        for index, distribution in enumerate(dict.fromkeys(r["distribution"] for r in records)):
+            points = sorted(
+                (r["rows"], 100 * r["fraction_of_floor"])
+                for r in records
+                if r["distribution"] == distribution
+            )
+            axes.plot(
+                *zip(*points, strict=True), label=distribution, marker="o", color=_COLORS[index]
+            )
+        axes.set_title(op)
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("rows of a call")
+        _ticks(axes.xaxis, (r["rows"] for r in records), lambda value: f"{value:g}")
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("percent of the floor's speed")
+        axes.grid(alpha=0.3)
+    return panels.finish(f"autodeco_ext and the floor: V = {vocab}, {dtype}", caption)
+
+
+def threads(results: list[dict], panels: Panels, caption: str) -> Figure:
+    """Speed of ours with more threads over that with the fewest; a line per number of rows."""
+    results = sorted(results, key=lambda result: result["machine"]["threads"])
+    ours = [_timed(r["records"], provider=OURS, distribution="peaked") for r in results]
+    dtype = _usual(ours[0], "dtype", "float32")
+    vocab = _usual(ours[0], "vocab", _GOAL_VOCAB)
+    counts = [result["machine"]["threads"] for result in results]
+    for op, axes in panels.axes.items():
+        first = {r["rows"]: median(r) for r in _timed(ours[0], op=op, dtype=dtype, vocab=vocab)}
+        for index, rows in enumerate(sorted(first)):
+            points = [
+                (count, first[rows] / median(record))
+                for count, records in zip(counts, ours, strict=True)
+                for record in _timed(records, op=op, dtype=dtype, vocab=vocab, rows=rows)
+            ]
+            axes.plot(
+                *zip(*points, strict=True), label=_rows(rows), marker="o", color=_COLORS[index]
+            )
+        axes.plot(
+            counts, [count / counts[0] for count in counts], "--", color="grey", label="linear"
+        )
+        axes.set_title(op)
+        axes.set_xlabel("threads")
+        _ticks(axes.xaxis, counts, lambda value: f"{value:g}")
+        axes.set_ylabel(f"speed over {counts[0]} thread{'s' if counts[0] > 1 else ''}")
+        axes.grid(alpha=0.3)
+    return panels.finish(f"Threads: V = {vocab}, {dtype}, peaked", caption)

@@ -1,0 +1,93 @@
+"""Builds for the architecture of the present GPU alone, into this checkout.
+
+Prints the seconds and the resources of every kernel, and compiles the peers that are source.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from bench.gpu import ROOT, Deadline, stage_parser
+from bench.gpu.tools import environment, require, run_logged, tail
+
+
+def parser() -> argparse.ArgumentParser:
+    result = stage_parser("build", __doc__)
+    result.add_argument("--no-peers", action="store_true", help="do not compile FlashInfer")
+    return result
+
+
+def architecture() -> str:
+    """What CMake calls this GPU's architecture: 90a-real for an H100, 89-real for an L4."""
+    major, minor = torch.cuda.get_device_capability()
+    # From sm_90 on, features of one architecture alone have the suffix a; sm_120 needs none.
+    suffix = "a" if major in (9, 10) else ""
+    return f"{major}{minor}{suffix}-real"
+
+
+def run(options: argparse.Namespace) -> int:
+    # The extension may not be there yet, so the folder is not named after bench.machine.
+    deadline = Deadline(time.monotonic() + 60 * options.minutes)
+    folder = options.output or ROOT / "build" / "gpu"
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "build.log"
+    begin = time.monotonic()
+    # In place: needs no writable site-packages, and `python -m` finds the checkout first.
+    command = [sys.executable, "setup.py", "build_ext", "--inplace", "--force"]
+    code = run_logged(
+        command,
+        log,
+        deadline.left(),
+        AUTODECO_CUDA="on",
+        AUTODECO_CUDA_ARCHS=architecture(),
+        CUDACXX=require("nvcc"),
+    )
+    if code != 0:
+        print(tail(log))
+        print(f"bench gpu build: failed with exit code {code}; the whole log is {log}")
+        return 1
+    print(f"built for {architecture()} in {time.monotonic() - begin:.0f} s", flush=True)
+    _print_resources(log)
+    smoke = "import torch, autodeco_ext as a; x = torch.randn(3, 5000, device='cuda');"
+    smoke += "assert a.sample(x, 0.0).tolist() == x.argmax(-1).tolist(); print('first call right')"
+    result = subprocess.run([sys.executable, "-c", smoke], cwd=ROOT, env=environment(), check=False)
+    if result.returncode != 0:
+        return 1
+    if not options.no_peers:
+        _compile_peers(folder / "peers.log", deadline)
+    return 0
+
+
+def _print_resources(log: Path) -> None:
+    """The table that tools/check_cuda.sh prints, of this build."""
+    if "Compiling entry function" not in log.read_text(errors="replace"):
+        print("no kernel changed since the last build: `rm -r build` and build again for the table")
+        return
+    folder = log.parent
+    asker, asked = folder / "shared_memory", folder / "shared_memory.txt"
+    compiler = [require("nvcc"), "-std=c++20", "--expt-relaxed-constexpr", "-Icsrc/include"]
+    commands = {
+        asked.with_suffix(".log"): [*compiler, "-o", str(asker), "tools/shared_memory.cu"],
+        asked: [str(asker.resolve()), "151936", "1048576"],
+    }
+    for output, command in commands.items():
+        if run_logged(command, output, 120) != 0:
+            print(tail(output))
+            return
+    table = [sys.executable, "tools/kernel_resources.py", str(log), str(asked)]
+    # A fault is shown; the build has succeeded, and CI is what fails on it.
+    subprocess.run(table, cwd=ROOT, env=environment(), check=False)
+
+
+def _compile_peers(log: Path, deadline: Deadline) -> None:
+    begin = time.monotonic()
+    code = "from bench.providers import flash_infer; print(flash_infer.prepare())"
+    result = run_logged([sys.executable, "-c", code], log, max(deadline.left(), 1))
+    text = tail(log, 1) if result == 0 else f"failed, see {log}:\n{tail(log, 8)}"
+    print(f"flashinfer: {text} ({time.monotonic() - begin:.0f} s)")

@@ -1,0 +1,60 @@
+"""A result as Markdown: one table per op, a column per provider."""
+
+from __future__ import annotations
+
+from bench.cases import OURS
+from bench.summary import shape_of
+
+
+def markdown(result: dict) -> str:
+    """Head with machine and command, then the tables."""
+    facts = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
+    parts = [
+        f"{facts}\n\n`{result['command']}`\n",
+        "Median time of one call (20th to 80th percentile for ours); in brackets how many times as "
+        "long as ours. GB/s and the fraction of the floor's speed are ours.\n",
+    ]
+    records = result["records"]
+    for op in dict.fromkeys(record["op"] for record in records):
+        parts.append(_op_table(op, [record for record in records if record["op"] == op]))
+    return "\n".join(parts)
+
+
+def _op_table(op: str, records: list[dict]) -> str:
+    providers = list(dict.fromkeys(record["provider"] for record in records))
+    head = ["rows", "V", "dtype", "distribution", "GB/s", "of floor", *providers]
+    lines = [f"## {op}", "", _row(head), _row(["---"] * len(head))]
+    for shape in dict.fromkeys(shape_of(record) for record in records):
+        cells = {r["provider"]: r for r in records if shape_of(r) == shape}
+        ours = cells.get(OURS, {})
+        speed = f"{ours['gigabytes_per_second']:.1f}" if "gigabytes_per_second" in ours else ""
+        floor = f"{ours['fraction_of_floor']:.0%}" if "fraction_of_floor" in ours else ""
+        shape_cells = [str(shape.rows), str(shape.vocab), shape.dtype, shape.distribution]
+        columns = [_cell(cells.get(provider)) for provider in providers]
+        lines.append(_row([*shape_cells, speed, floor, *columns]))
+    return "\n".join([*lines, ""])
+
+
+def _cell(record: dict | None) -> str:
+    if record is None:
+        return ""
+    time = record.get("microseconds")
+    if time is None:
+        return record["check"]
+    text = duration(time["median"])
+    if record["provider"] == OURS:
+        low, high = duration(time["percentile_20"]), duration(time["percentile_80"])
+        return f"**{text}** ({low} to {high})"
+    ratio = record.get("ratio_to_autodeco_ext")
+    return text if ratio is None else f"{text} ({ratio:.1f} x)"
+
+
+def duration(microseconds: float) -> str:
+    """«12.3 us» or «4.56 ms»."""
+    if microseconds < 1000:
+        return f"{microseconds:.1f} us"
+    return f"{microseconds / 1000:.2f} ms"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

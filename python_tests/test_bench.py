@@ -1,0 +1,214 @@
+"""The benchmark program: what is wrong has no time, what is not there is named."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import __main__ as program
+from bench import cases, runner, summary, table
+from bench.cases import kept_bounds
+from bench.fetch_peers import Package, unpack
+from bench.gpu import STAGES
+from bench.providers import NOT_FETCHED, Missing, Provider, flash_infer, floor, vllm
+from bench.rows import DISTRIBUTIONS
+from bench.runner import FAIL, OK, Shape
+
+SHAPE = Shape("sample", "peaked", 3, 500, "float32")
+
+
+def record(provider: str, time: float | None = 10.0, shape: Shape = SHAPE, **extra) -> dict:
+    result = {**shape._asdict(), "provider": provider, "check": OK, **extra}
+    if time is not None:
+        result["microseconds"] = {
+            "median": time,
+            "percentile_20": 0.9 * time,
+            "percentile_80": 1.1 * time,
+        }
+    return result
+
+
+def test_a_provider_that_draws_outside_the_nucleus_fails_its_check() -> None:
+    inputs = runner.make_inputs(SHAPE, 1, "cpu")
+    right = Provider(lambda logits, t, p: logits.argmax(-1))
+    wrong = Provider(lambda logits, t, p: logits.argmin(-1))
+    assert runner.verdict("sample", right, inputs) == OK
+    assert runner.verdict("sample", wrong, inputs) == FAIL
+    assert runner.verdict("sample", Provider(lambda *_: torch.tensor([700] * 3)), inputs) == FAIL
+
+
+def test_a_provider_that_raises_is_a_line_of_the_table() -> None:
+    def broken(logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no such kernel\nand more")
+
+    inputs = runner.make_inputs(SHAPE, 1, "cpu")
+    check = runner.verdict("sample", Provider(broken), inputs)
+    assert check == "ERROR: RuntimeError: no such kernel"
+    assert not runner.may_be_timed(check)
+
+
+@pytest.mark.parametrize("op", ["filter_logits", "distribution_stats"])
+def test_a_changed_result_fails_the_check_of_every_op(op: str) -> None:
+    inputs = runner.make_inputs(SHAPE._replace(op=op), 1, "cpu")
+    ours = cases.case(op).providers("cpu")[cases.OURS]
+    changed = Provider(lambda *arguments: ours.run(*arguments) * 1.001)
+    assert runner.verdict(op, ours, inputs) == OK
+    assert runner.verdict(op, changed, inputs) == FAIL
+
+
+def test_another_batch_at_the_same_address_is_judged_anew() -> None:
+    t, p = torch.ones(1), torch.full((1,), 0.5)
+    for hot in range(3):
+        logits = torch.zeros(1, 3)
+        logits[0, hot] = 9.0
+        _, may_be_kept = kept_bounds.kept_bounds(logits, t, p)
+        assert may_be_kept[0].tolist() == [i == hot for i in range(3)]
+
+
+def test_a_wrong_or_missing_provider_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    providers = {
+        cases.OURS: Provider(lambda logits, t, p: logits.argmin(-1)),
+        "peer": Provider(lambda logits, t, p: logits.argmax(-1)),
+        "absent": Missing("not installed: run it"),
+    }
+    monkeypatch.setattr(cases.case("sample"), "providers", lambda device: providers)
+    records = summary.with_ratios(list(runner.run_on_cpu(SHAPE, seconds=0.001)))
+    assert [r["check"] for r in records] == [FAIL, OK, "not installed: run it"]
+    assert [("microseconds" in r) for r in records] == [False, True, False]
+    assert summary.failed(records)
+    assert not summary.failed(records[1:])  # a peer that is not there is no failure of ours
+    assert [FAIL in summary.line(r) for r in records] == [True, False, False]
+
+
+def test_every_distribution_passes_its_checks_on_the_cpu() -> None:
+    for op in cases.NAMES:
+        for distribution in DISTRIBUTIONS:
+            inputs = runner.make_inputs(SHAPE._replace(distribution=distribution), 1, "cpu")
+            providers = cases.case(op).providers("cpu")
+            for name in (cases.OURS, cases.FLOOR):
+                if name in providers:
+                    assert runner.verdict(op, providers[name], inputs) == OK, (op, distribution)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("vocab", [1, 63, 64, 1000])
+def test_the_floor_finds_the_maximum_and_the_sum(cpu_backend: str, vocab: int, dtype: str) -> None:
+    for distribution in ("peaked", "gaussian5"):
+        shape = Shape("sample", distribution, 2, vocab, dtype)
+        inputs = runner.make_inputs(shape, 1, "cpu")
+        assert runner.verdict("sample", floor.PROVIDER, inputs) == OK
+
+
+def test_a_peer_that_was_not_fetched_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for module in (flash_infer, vllm):
+        monkeypatch.setattr(module, "FOLDER", tmp_path)
+        monkeypatch.setattr(module, "load", module.load.__wrapped__)  # without its memory
+    assert set(flash_infer.sample().values()) == {Missing(NOT_FETCHED)}
+    assert vllm.sample("cpu") == vllm.filter_logits("cpu") == Missing(NOT_FETCHED)
+    assert NOT_FETCHED == "not installed: run python bench/fetch_peers.py"
+
+
+def test_only_what_is_imported_is_unpacked(tmp_path: Path) -> None:
+    wheel = tmp_path / "peer.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("peer/sampling.py", "x = 1")
+        archive.writestr("peer/attention/huge.py", "y = 1")
+    package = Package("peer==1", "peer", r"peer/[^/]+\.py", strip="peer/")
+    assert unpack(package, wheel, tmp_path / "out") == 5
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["sampling.py"]
+    with pytest.raises(SystemExit, match="has nothing that matches"):
+        unpack(package._replace(wanted="other"), wheel, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["cpu"], ["calls"], ["plot"], *(["gpu", stage] for stage in STAGES)],
+    ids=" ".join,
+)
+def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        program.main([*command, "--help"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: python -m bench {' '.join(command)}")
+
+
+def test_a_wrong_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["gpus"]) == program.main(["gpu", "tests"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "bench: the command must be one of cpu, calls, gpu, plot, got 'gpus'"
+    assert second == (
+        "bench gpu: the stage must be one of build, test, sanitize, bench, got 'tests'"
+    )
+
+
+def small_result() -> dict:
+    records = [record(cases.OURS, 10.0), record(cases.FLOOR, 5.0), record("peer", 40.0)]
+    records += [record(cases.OURS, 30.0, SHAPE._replace(rows=8, vocab=900))]
+    records += [{**record("wrong", None), "check": FAIL}]
+    records += [{**record("absent", None), "check": NOT_FETCHED}]
+    machine = {"gpu": "a GPU", "torch": "2.11", "threads": 1, "commit": "abc"}
+    return {"command": "a command", "machine": machine, "records": summary.with_ratios(records)}
+
+
+def test_ratios_follow_from_the_times_of_one_case() -> None:
+    ours, floor_record, peer, *_ = small_result()["records"]
+    assert peer["ratio_to_autodeco_ext"] == 4.0
+    assert (ours["fraction_of_floor"], floor_record["fraction_of_floor"]) == (0.5, 1.0)
+    assert ours["gigabytes_per_second"] == pytest.approx(3 * 500 * 4 / 10e-6 / 1e9)
+
+
+def test_the_table_has_times_ratios_failures_and_missing_peers() -> None:
+    text = table.markdown(small_result())
+    head = "| rows | V | dtype | distribution | GB/s | of floor | autodeco_ext | floor | peer |"
+    assert head in text
+    assert "| **10.0 us** (9.0 us to 11.0 us) | 5.0 us (0.5 x) | 40.0 us (4.0 x) |" in text
+    assert f"| {FAIL} | {NOT_FETCHED} |" in text
+    assert "a GPU" in text and "commit abc" in text
+
+
+def test_charts_are_written(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the charts need matplotlib: pip install '.[bench]'")
+    one, two = small_result(), small_result()
+    two["machine"]["threads"] = 2
+    for name, result in (("one", one), ("two", two)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    paths = [str(tmp_path / "one.json"), str(tmp_path / "two.json")]
+    assert program.main(["plot", *paths, "--output", str(tmp_path / "out")]) == 0
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    charts = {f"one-{name}.png" for name in ("latency", "rows", "speed-up", "floor", "threads")}
+    assert {"one.md", *charts} <= written
+    for chart in charts:
+        assert (tmp_path / "out" / chart).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_result_that_is_not_there_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert program.main(["plot", str(tmp_path / "none.json")]) == 2
+    assert capsys.readouterr().err.startswith("bench plot: no file ")
+
+
+def test_options_that_make_no_shape_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        program.main(["cpu", "--rows", "0"])
+    assert end.value.code == 2
+    assert "--rows, --vocab and --seconds must be positive" in capsys.readouterr().err
+
+
+def test_a_kept_set_with_another_token_fails_its_check() -> None:
+    inputs = runner.make_inputs(SHAPE._replace(op="kept_indices"), 1, "cpu")
+    ours = cases.case("kept_indices").providers("cpu")[cases.OURS]
+
+    def changed(*arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        offsets, ids = ours.run(*arguments)
+        ids[0] = 499 if ids[0] != 499 else 0
+        return offsets, ids
+
+    assert runner.verdict("kept_indices", ours, inputs) == OK
+    assert runner.verdict("kept_indices", Provider(changed), inputs) == FAIL

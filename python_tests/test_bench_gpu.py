@@ -1,0 +1,250 @@
+"""The four stages of `python -m bench gpu`, as far as they need no GPU."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import __main__ as program
+from bench import cases
+from bench.cuda_timing import CudaTimer
+from bench.gpu import STAGES, Deadline
+from bench.gpu import bench as gpu_bench
+from bench.gpu import build as gpu_build
+from bench.gpu import sanitize as gpu_sanitize
+from bench.gpu import test as gpu_test
+from bench.gpu import tools as gpu_tools
+from bench.gpu.journal import Journal
+from bench.providers import NOT_FETCHED, Missing, Provider
+from bench.runner import FAIL, OK, Shape
+from bench.timing import Timing
+
+SHAPE = Shape("sample", "peaked", 3, 500, "float32")
+ONE_SHAPE = ["--vocab", "500", "--dtype", "float32", "--distribution", "peaked"]
+FACTS = {"gpu": "a GPU", "torch": "2.11", "commit": "abc", "driver": "1"}
+
+
+def record(provider: str, time: float | None = 10.0, shape: Shape = SHAPE, **extra) -> dict:
+    result = {**shape._asdict(), "provider": provider, "check": OK, **extra}
+    if time is not None:
+        result["microseconds"] = {
+            "median": time,
+            "percentile_20": 0.9 * time,
+            "percentile_80": 1.1 * time,
+        }
+    return result
+
+
+def test_a_journal_survives_being_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "bench.jsonl"
+    Journal(path, FACTS).add(record("peer", 7.0))
+    with path.open("a") as file:
+        file.write('{"origin": {"gpu": "a G')  # the process ended here
+    assert [r["microseconds"]["median"] for r in Journal(path, FACTS).records()] == [7.0]
+    assert Journal(path, {**FACTS, "commit": "def"}).records() == []
+
+
+def test_finished_providers_are_not_run_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    runs: list[str] = []
+
+    def run_case(shape: Shape, providers: dict, journal: Journal, timer: object) -> None:
+        runs.extend(providers)
+        for name in providers:
+            journal.add(record(name, shape=shape))
+
+    providers = {cases.OURS: Provider(print), "peer": Provider(print)}
+    monkeypatch.setattr(cases.case("sample"), "providers", lambda device: providers)
+    monkeypatch.setattr(gpu_bench, "_run_case", run_case)
+    monkeypatch.setattr(gpu_bench, "CudaTimer", lambda seconds: None)
+    monkeypatch.setattr(gpu_bench, "gpu_machine", lambda: FACTS)
+    monkeypatch.setattr(gpu_bench, "_write_charts", lambda folder: None)
+    deadline = Deadline(time.monotonic() + 60)
+    monkeypatch.setattr(gpu_bench, "start", lambda options: (tmp_path, deadline))
+    options = gpu_bench.parser().parse_args(["--op", "sample", "--rows", "1", *ONE_SHAPE])
+    assert gpu_bench.run(options) == 0
+    assert runs == [cases.OURS, "peer"]
+    assert gpu_bench.run(options) == 0
+    assert runs == [cases.OURS, "peer"]
+    providers["another"] = Provider(print)
+    gpu_bench.run(options)
+    assert runs[2:] == ["another"]
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert len(result["records"]) == 3
+    assert result["machine"]["driver"] == "1"
+
+
+def test_a_case_on_the_gpu_has_one_record_per_provider(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Timer:
+        """The graph of one provider cannot be captured."""
+
+        def calls(self, call, count: int) -> Timing:
+            return Timing(20.0, 19.0, 21.0)
+
+        def graph(self, call, count: int) -> Timing:
+            if not bool(call(0).eq(call(0)).all()):
+                raise RuntimeError("capture failed")
+            return Timing(10.0, 9.0, 11.0)
+
+    def random(logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        return torch.randint(2**60, p.shape)
+
+    providers = {
+        "right": Provider(lambda logits, t, p: logits.argmax(-1)),
+        "waits": Provider(lambda logits, t, p: logits.argmax(-1), waits=True),
+        "not captured": Provider(random, unchecked="random"),
+        "wrong": Provider(lambda logits, t, p: logits.argmin(-1)),
+        "absent": Missing(NOT_FETCHED),
+    }
+    make_inputs = gpu_bench.make_inputs
+    monkeypatch.setattr(gpu_bench, "make_inputs", lambda s, c, d: make_inputs(s, c, "cpu"))
+    monkeypatch.setattr(gpu_bench, "extra_bytes", lambda call: 64)
+    monkeypatch.setattr(gpu_bench, "_require_device", lambda name, shape: None)
+    journal = Journal(tmp_path / "bench.jsonl", FACTS)
+    gpu_bench._run_case(SHAPE, providers, journal, Timer())
+    records = journal.of(SHAPE)
+    assert list(records) == list(providers)
+    assert {name: r["check"] for name, r in records.items()} == {
+        "right": OK,
+        "waits": OK,
+        "not captured": "not checked: random",
+        "wrong": FAIL,
+        "absent": NOT_FETCHED,
+    }
+    times = {name: r.get("microseconds", {}).get("median") for name, r in records.items()}
+    assert list(times.values()) == [10.0, 20.0, 20.0, None, None]
+    assert records["right"]["call_microseconds"]["median"] == 20.0
+    assert records["not captured"]["graph"] == "none: capture failed"
+
+
+def test_a_provider_that_ends_the_run_twice_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cases.case("sample"), "providers", lambda device: {"peer": Provider(print)})
+    journal = Journal(tmp_path / "bench.jsonl", FACTS)
+    waiting = []
+    for attempts in range(3):
+        if attempts:
+            journal.add(
+                {**record("peer", None), "check": gpu_bench.UNFINISHED, "attempts": attempts}
+            )
+        waiting.append(bool(gpu_bench._waiting(journal, SHAPE, retry=False)))
+    assert waiting == [True, True, False]
+    assert gpu_bench._waiting(journal, SHAPE, retry=True)
+
+
+def test_no_case_begins_after_the_time_is_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cases.case("sample"), "providers", lambda device: {"peer": Provider(print)})
+    monkeypatch.setattr(gpu_bench, "CudaTimer", lambda seconds: None)
+    monkeypatch.setattr(gpu_bench, "gpu_machine", lambda: FACTS)
+    monkeypatch.setattr(gpu_bench, "_write_charts", lambda folder: None)
+    over = Deadline(time.monotonic() - 1)
+    monkeypatch.setattr(gpu_bench, "start", lambda options: (tmp_path, over))
+    options = gpu_bench.parser().parse_args(["--op", "sample", "--rows", "1", "4"])
+    gpu_bench.run(options)
+    assert "100 cases are left: type the same command again" in capsys.readouterr().out
+
+
+def test_important_shapes_come_first() -> None:
+    options = gpu_bench.parser().parse_args([])
+    shapes = sorted(gpu_bench.shapes(gpu_bench.parser(), options), key=gpu_bench.priority)
+    assert {(s.vocab, s.distribution, s.rows) for s in shapes[: 6 * len(cases.NAMES)]} == {
+        (151936, "peaked", rows) for rows in (1, 64, 256)
+    }
+    assert shapes[0] == Shape("sample", "peaked", 1, 151936, "bfloat16")
+    assert all(shape.vocab != 151936 for shape in shapes[-10:])
+
+
+@pytest.mark.slow
+def test_the_test_stage_tells_passed_from_failed(tmp_path: Path) -> None:
+    (tmp_path / "test_good.py").write_text("def test_good():\n    pass\n")
+    (tmp_path / "test_bad.py").write_text("def test_bad():\n    assert 1 == 2\n")
+    deadline = Deadline(time.monotonic() + 300)
+    good = gpu_test._run_file(str(tmp_path / "test_good.py"), tmp_path, deadline)
+    bad = gpu_test._run_file(str(tmp_path / "test_bad.py"), tmp_path, deadline)
+    assert (good["outcome"], bad["outcome"]) == ("passed", "failed")
+    assert good["summary"].startswith("1 passed")
+    assert bad["summary"].startswith("1 failed")
+    assert "assert 1 == 2" in bad["log"]
+    late = Deadline(time.monotonic())
+    assert gpu_test._run_file(str(tmp_path / "test_good.py"), tmp_path, late) is None
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((9, 0), "90a-real"), ((8, 9), "89-real"), ((12, 0), "120-real")]
+)
+def test_the_build_is_for_the_present_gpu(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert gpu_build.architecture() == expected
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_without_a_gpu_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert program.main(["gpu", stage]) == 2
+    message = capsys.readouterr().err.strip()
+    assert message == (
+        f"bench gpu {stage}: needs a CUDA GPU that torch can use, and torch {torch.__version__} "
+        "finds none"
+    )
+
+
+def test_gpu_alone_prints_the_order_of_the_stages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["gpu"]) == 0
+    text = capsys.readouterr().out
+    places = [text.index(f"python -m bench gpu {stage}") for stage in STAGES]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("says", "code", "outcome"),
+    [
+        ("========= ERROR SUMMARY: 0 errors", 0, "passed"),
+        ("========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)", 86, "failed"),
+        ("Unable to find injection library", 0, "failed"),
+        ("exercise: 90 calls, 1 wrong", 1, "failed"),
+    ],
+)
+def test_a_sanitizer_passes_only_with_its_own_summary(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, says: str, code: int, outcome: str
+) -> None:
+    program_path = tmp_path / "compute-sanitizer"
+    program_path.write_text(f"#!/bin/sh\necho '{says}'\nexit {code}\n")
+    program_path.chmod(0o755)
+    monkeypatch.setattr(gpu_sanitize, "require", lambda name: str(program_path))
+    result = gpu_sanitize._run_tool("memcheck", tmp_path, 60)
+    assert result["outcome"] == outcome
+    assert (says in result.get("log", "")) == (outcome != "passed")
+
+
+def test_a_missing_tool_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_tools, "find", lambda name: None)
+    with pytest.raises(SystemExit, match="needs nvcc, and there is none on PATH"):
+        gpu_tools.require("nvcc")
+
+
+@pytest.mark.parametrize("op", cases.NAMES)
+def test_our_providers_are_right_and_timed_on_cuda(
+    cuda: torch.device, op: str, tmp_path: Path
+) -> None:
+    shape = Shape(op, "gaussian", 3, 40000, "bfloat16")
+    providers = cases.case(op).providers("cuda")
+    ours = {name: providers[name] for name in (cases.OURS, cases.FLOOR) if name in providers}
+    journal = Journal(tmp_path / "bench.jsonl", FACTS)
+    gpu_bench._run_case(shape, ours, journal, CudaTimer(seconds=0.01))
+    for record in journal.of(shape).values():
+        assert (record["check"], record["graph"]) == (OK, "yes")
+        assert 0 < record["microseconds"]["median"] <= record["call_microseconds"]["median"] * 1.5
