@@ -3,6 +3,8 @@
 #include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 
+#include <algorithm>
+
 #include "../cuda/runtime.h"
 
 namespace autodeco::ops {
@@ -45,23 +47,45 @@ void run_on_cuda(const char* op, const Tensor& logits, int (*launch)(const void*
   if (error != 0) fail(op, "the CUDA kernel could not be started: ", cuda::error_text(error));
 }
 
-RowStatuses::RowStatuses(const Tensor& logits, int64_t num_rows)
-    : tensor_(
-          torch::stable::empty({&num_rows, 1}, ScalarType::Byte, std::nullopt, logits.device())) {}
+Tensor empty(const Tensor& on_device_of, const std::vector<int64_t>& shape, ScalarType dtype) {
+  std::vector<int64_t> strides(shape.size());
+  int64_t stride = 1;
+  for (size_t dim = shape.size(); dim-- > 0; stride *= std::max<int64_t>(shape[dim], 1)) {
+    strides[dim] = stride;
+  }
+  int32_t device_type = 0;
+  STD_TORCH_CHECK(aoti_torch_get_device_type(on_device_of.get(), &device_type) == 0);
+  const int32_t torch_dtype =
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  AtenTensorHandle handle = nullptr;
+  STD_TORCH_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
+                                           strides.data(), torch_dtype, device_type,
+                                           on_device_of.get_device_index(), &handle) == 0);
+  return Tensor(handle);
+}
 
-RowStatus* RowStatuses::data() const {
-  return reinterpret_cast<RowStatus*>(tensor_.mutable_data_ptr<uint8_t>());
+RowStatuses::RowStatuses(const Tensor& logits, int64_t num_rows) {
+  if (is_on_cuda(logits)) {
+    on_cuda_ = empty(logits, {num_rows}, ScalarType::Byte);
+  } else {
+    on_host_.resize(static_cast<size_t>(num_rows));
+  }
+}
+
+RowStatus* RowStatuses::data() {
+  if (!on_cuda_.has_value()) return on_host_.data();
+  return reinterpret_cast<RowStatus*>(on_cuda_->mutable_data_ptr<uint8_t>());
 }
 
 void RowStatuses::require_valid(const char* op, const FilterParameters& filters) const {
-  const int64_t num_rows = tensor_.numel();
-  if (!is_on_cuda(tensor_)) {
-    require_valid_rows(op, {data(), data() + num_rows}, filters);
+  if (!on_cuda_.has_value()) {
+    require_valid_rows(op, on_host_, filters);
     return;
   }
-  const torch::stable::accelerator::DeviceGuard guard(tensor_.get_device_index());
+  const torch::stable::accelerator::DeviceGuard guard(on_cuda_->get_device_index());
+  const int64_t num_rows = on_cuda_->numel();
   Tensor on_host = torch::stable::empty({&num_rows, 1}, ScalarType::Byte);
-  torch::stable::copy_(on_host, tensor_);
+  torch::stable::copy_(on_host, *on_cuda_);
   const uint8_t* statuses = on_host.const_data_ptr<uint8_t>();
   for (int64_t row = 0; row < num_rows; ++row) {
     const RowStatus status = static_cast<RowStatus>(statuses[row]);

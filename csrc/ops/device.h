@@ -26,16 +26,21 @@ void run_rows(const char* op, const Tensor& logits, const Arguments& arguments,
            [&](int64_t begin, int64_t end) { cpu_kernel(arguments, begin, end); });
 }
 
+// What torch::stable::empty makes, without its search for the op by name and its boxed arguments,
+// which take longer than the allocation.
+Tensor empty(const Tensor& on_device_of, const std::vector<int64_t>& shape, ScalarType dtype);
+
 // One status per row, on the device of the logits.
 class RowStatuses {
  public:
   RowStatuses(const Tensor& logits, int64_t num_rows);
-  RowStatus* data() const;
+  RowStatus* data();
   // Fails naming the first row that is not valid, and why. On CUDA this waits for the kernel.
   void require_valid(const char* op, const FilterParameters& filters) const;
 
  private:
-  Tensor tensor_;
+  std::vector<RowStatus> on_host_;
+  std::optional<Tensor> on_cuda_;
 };
 
 }  // namespace autodeco::ops

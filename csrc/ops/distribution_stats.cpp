@@ -20,10 +20,9 @@ Tensor distribution_stats(const Tensor& logits, const std::optional<Tensor>& tem
                                         to_float32(temperature_value), logits, num_rows);
   std::vector<int64_t> shape = row_shape(logits);
   shape.push_back(kNumStats);
-  Tensor output = torch::stable::empty({shape.data(), shape.size()}, ScalarType::Float,
-                                       std::nullopt, logits.device());
+  const Tensor output = empty(logits, shape, ScalarType::Float);
   arguments.output = output.mutable_data_ptr<float>();
-  const RowStatuses status(logits, num_rows);
+  RowStatuses status(logits, num_rows);
   arguments.status = status.data();
 
   if (is_on_cuda(logits)) require_countable_vocab(kOp, arguments.layout);

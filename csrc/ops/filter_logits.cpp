@@ -70,7 +70,7 @@ void filter_logits_out(const Tensor& logits, const std::optional<Tensor>& temper
   arguments.filters =
       filter_parameters(kOp, logits, num_rows, temperature, temperature_value, top_p, top_p_value,
                         top_k, top_k_value, min_p, min_p_value, valid_vocab, valid_vocab_value);
-  const RowStatuses status(logits, num_rows);
+  RowStatuses status(logits, num_rows);
   arguments.status = status.data();
 
   run_rows<&cuda::launch_filter_logits>(kOp, logits, arguments,

@@ -14,10 +14,6 @@ constexpr const char* kOp = "sample";
 
 using TokensAndInfo = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Tensor empty_rows(const Tensor& logits, const std::vector<int64_t>& shape, ScalarType dtype) {
-  return torch::stable::empty({shape.data(), shape.size()}, dtype, std::nullopt, logits.device());
-}
-
 // Both schemas of library.cpp: tokens alone, or tokens with everything the same pass knows.
 template <bool kWithInfo>
 std::conditional_t<kWithInfo, TokensAndInfo, Tensor> sample(
@@ -48,9 +44,9 @@ std::conditional_t<kWithInfo, TokensAndInfo, Tensor> sample(
   const std::vector<int64_t> per_row = row_shape(logits);
   std::vector<int64_t> per_sample = per_row;
   if (num_samples.has_value()) per_sample.push_back(arguments.num_samples);
-  const Tensor tokens = empty_rows(logits, per_sample, ScalarType::Long);
+  const Tensor tokens = empty(logits, per_sample, ScalarType::Long);
   arguments.tokens = tokens.mutable_data_ptr<int64_t>();
-  const RowStatuses status(logits, num_rows);
+  RowStatuses status(logits, num_rows);
   arguments.status = status.data();
   const auto launch = [&]() {
     run_rows<&cuda::launch_sample>(kOp, logits, arguments, cpu::active_kernels().sample);
@@ -58,11 +54,11 @@ std::conditional_t<kWithInfo, TokensAndInfo, Tensor> sample(
   };
 
   if constexpr (kWithInfo) {
-    const Tensor logprobs = empty_rows(logits, per_sample, ScalarType::Float);
-    const Tensor raw_logprobs = empty_rows(logits, per_sample, ScalarType::Float);
-    const Tensor kept = empty_rows(logits, per_row, ScalarType::Long);
-    const Tensor log_kept_mass = empty_rows(logits, per_row, ScalarType::Float);
-    const Tensor valid = empty_rows(logits, per_row, ScalarType::Bool);
+    const Tensor logprobs = empty(logits, per_sample, ScalarType::Float);
+    const Tensor raw_logprobs = empty(logits, per_sample, ScalarType::Float);
+    const Tensor kept = empty(logits, per_row, ScalarType::Long);
+    const Tensor log_kept_mass = empty(logits, per_row, ScalarType::Float);
+    const Tensor valid = empty(logits, per_row, ScalarType::Bool);
     arguments.logprobs = logprobs.mutable_data_ptr<float>();
     arguments.raw_logprobs = raw_logprobs.mutable_data_ptr<float>();
     arguments.kept = kept.mutable_data_ptr<int64_t>();
