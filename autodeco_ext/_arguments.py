@@ -133,7 +133,10 @@ def _scalar(value: float | int, dtype: torch.dtype, logits: torch.Tensor) -> Pai
 
 
 def number(op: str, name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    # The abstract class takes longer than everything else here.
+    if type(value) is not float and (
+        isinstance(value, bool) or not isinstance(value, numbers.Real)
+    ):
         raise TypeError(
             f"autodeco_ext.{op}: {name} must be a number or a tensor, got {type(value).__name__}"
         )
@@ -144,7 +147,9 @@ def number(op: str, name: str, value: object) -> float:
 
 
 def integer(op: str, name: str, value: object, kind: str = "an integer or a tensor") -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    if type(value) is not int and (
+        isinstance(value, bool) or not isinstance(value, numbers.Integral)
+    ):
         raise TypeError(f"autodeco_ext.{op}: {name} must be {kind}, got {type(value).__name__}")
     return int(value)
 
@@ -252,6 +257,21 @@ def _row_numbers_are_added_here(seed: int | torch.Tensor, offset: int | torch.Te
     return bool(tensors) or torch.compiler.is_compiling()
 
 
+def draw_seeds(op: str, logits: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """One seed per row from a torch generator, or from torch's own."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"autodeco_ext.{op}: generator must be a torch.Generator, got {generator!r}"
+        )
+    if generator is not None and generator.device.type != logits.device.type != "meta":
+        raise ValueError(
+            f"autodeco_ext.{op}: generator must be on {logits.device}, got {generator.device}"
+        )
+    return torch.randint(
+        -_INT64_MAX - 1, _INT64_MAX, logits.shape[:-1], generator=generator, device=logits.device
+    )
+
+
 def seed_parameters(
     op: str,
     logits: torch.Tensor,
@@ -264,19 +284,9 @@ def seed_parameters(
         raise ValueError(
             f"autodeco_ext.{op}: seed must be None when a generator is given, got both"
         )
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"autodeco_ext.{op}: generator must be a torch.Generator, got {generator!r}"
-        )
-    if generator is not None and generator.device.type != logits.device.type != "meta":
-        raise ValueError(
-            f"autodeco_ext.{op}: generator must be on {logits.device}, got {generator.device}"
-        )
     rows = logits.shape[:-1]
     if seed is None:
-        seed = torch.randint(
-            -_INT64_MAX - 1, _INT64_MAX, rows, generator=generator, device=logits.device
-        )
+        seed = draw_seeds(op, logits, generator)
     seed = _bit_pattern(op, "seed", seed)
     offset = _bit_pattern(op, "offset", 0 if offset is None else offset)
     if _row_numbers_are_added_here(seed, offset):

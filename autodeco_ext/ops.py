@@ -11,6 +11,7 @@ from autodeco_ext import _load, _registration  # noqa: F401  (registers the ops 
 from autodeco_ext._arguments import (
     call,
     checks_rows,
+    draw_seeds,
     filter_parameters,
     id_capacity,
     mark_written,
@@ -22,6 +23,7 @@ from autodeco_ext._arguments import (
     seed_parameters,
     temperature_parameter,
 )
+from autodeco_ext._direct import sample_directly
 from autodeco_ext.reference import KeptIndices, SampleOutput
 
 _ops = torch.ops.autodeco_ext
@@ -90,7 +92,17 @@ def sample(
         tensor([2, 0])
     """
     require_tensor("sample", "logits", logits)
-    require_supported_device("sample", logits)
+    if not logits.is_cpu:  # a quarter of the price of asking for the device
+        require_supported_device("sample", logits)
+    if seed is None:
+        seed, generator = draw_seeds("sample", logits, generator), None
+    checks = check is None or check is True
+    if checks and generator is None and num_samples is None and not return_info:
+        tokens = sample_directly(
+            logits, temperature, top_p, top_k, min_p, valid_vocab, seed, offset
+        )
+        if tokens is not None:
+            return tokens
     arguments = (
         logits.detach() if logits.requires_grad else logits,  # no output has a gradient
         *filter_parameters("sample", logits, temperature, top_p, top_k, min_p, valid_vocab),

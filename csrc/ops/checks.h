@@ -102,10 +102,7 @@ void require_valid_rows(const char* op, const std::vector<RowStatus>& status,
 template <typename Kernel>
 void for_rows(const RowLayout& layout, const Kernel& kernel) {
   if (layout.num_rows == 0) return;
-  // Splitting pays from some ten thousand logits a thread.
-  constexpr int64_t kMinElementsPerThread = 16384;
-  const int64_t grain = kMinElementsPerThread / layout.vocab + 1;
-  torch::stable::parallel_for(0, layout.num_rows, grain, kernel);
+  torch::stable::parallel_for(0, layout.num_rows, rows_per_thread(layout), kernel);
 }
 
 }  // namespace autodeco::ops

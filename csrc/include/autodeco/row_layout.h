@@ -17,6 +17,12 @@ struct RowLayout {
   int64_t strides[kMaxRowDims] = {};
 };
 
+// Splitting pays from some ten thousand logits a thread.
+static constexpr int64_t rows_per_thread(const RowLayout& layout) {
+  constexpr int64_t kMinElementsPerThread = 16384;
+  return kMinElementsPerThread / layout.vocab + 1;
+}
+
 // Offset of a row's first element, in elements. `static`: see order.h.
 static constexpr int64_t row_offset(const RowLayout& layout, int64_t row) {
   int64_t result = 0;
