@@ -13,17 +13,17 @@ import torch
 from autodeco_ext._load import _extension
 
 _TAKES_TENSORS = _extension.use_tensor_type(torch.Tensor)
-_local_keys = torch._C._dispatch_tls_local_include_set
-_num_function_modes = torch._C._len_torch_function_stack
-# What a thread adds to the dispatch keys of every call: outside and inside of inference mode.
-# Function transforms, dispatch modes, tracers and fake tensors add a key of their own.
-_ORDINARY_KEYS = frozenset(
-    (torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect) | keys).raw_repr()
-    for keys in (
-        torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView),
-        torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect),
-    )
-)
+try:
+    _local_keys = torch._C._dispatch_tls_local_include_set
+    _num_function_modes = torch._C._len_torch_function_stack
+    _profiler_is_on = torch.autograd._profiler_enabled
+    # What a thread adds to the dispatch keys of every call, outside and inside of inference mode.
+    # Function transforms, dispatch modes, tracers and fake tensors add keys of their own.
+    _always = torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect)
+    _outside = _always | torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
+    _ORDINARY_KEYS = (_outside.raw_repr(), _always.raw_repr())
+except AttributeError:  # torch promises none of these names; without one nothing is direct
+    _TAKES_TENSORS = False
 
 
 def _only_the_result_is_wanted() -> bool:
@@ -31,7 +31,7 @@ def _only_the_result_is_wanted() -> bool:
     return (
         _TAKES_TENSORS
         and not torch.compiler.is_compiling()
-        and not torch.autograd.profiler._is_profiler_enabled
+        and not _profiler_is_on()
         and _num_function_modes() == 0
         and _local_keys().raw_repr() in _ORDINARY_KEYS
     )

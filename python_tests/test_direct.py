@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
@@ -63,6 +64,7 @@ PLAIN = {
     "one seed, offset per row": {"seed": 3, "offset": torch.tensor([7, 8, 9])},
     "seed per row, one offset": {"seed": torch.tensor([7, 8, 9]), "offset": 3},
     "defaults": {"seed": 1},
+    "integers": {"temperature": 0, "top_p": 1, "min_p": 0, "seed": 1},
 }
 
 
@@ -121,7 +123,7 @@ DECLINED = {
     "dtype": {"temperature": torch.ones(ROWS, dtype=torch.float64)},
     "broadcast": {"temperature": torch.ones(1)},
     "stride": {"temperature": torch.ones(2 * ROWS)[::2]},
-    "integer temperature": {"temperature": 1},
+    "scalar of numpy": {"temperature": np.float32(1)},
     "seed beyond int64": {"seed": 1 << 63},
     "parameter": {"temperature": torch.nn.Parameter(torch.ones(ROWS))},
     "lazily negated": {"temperature": torch._neg_view(-torch.ones(ROWS))},
@@ -214,3 +216,9 @@ def test_function_transforms_are_left_to_the_dispatcher(direct_calls):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert _sample(logits).tolist() == _sample(logits.clone()).tolist()
     assert direct_calls[:2] == [False, False]
+
+
+def test_an_integer_that_no_double_can_hold_is_not_a_value(direct_calls):
+    with pytest.raises(OverflowError):
+        autodeco_ext.sample(_logits(), top_p=10**400, seed=1)
+    assert direct_calls == [False]

@@ -85,8 +85,12 @@ bool read_logits(PyObject* object, DLTensor& logits, SampleArguments& arguments)
 template <typename T>
 bool read_value(PyObject* object, T lowest, T& value) {
   if constexpr (std::is_same_v<T, float>) {
-    if (!PyFloat_CheckExact(object)) return false;
-    const double given = PyFloat_AS_DOUBLE(object);
+    if (!PyFloat_CheckExact(object) && !PyLong_CheckExact(object)) return false;
+    const double given = PyFloat_AsDouble(object);
+    if (given == -1.0 && PyErr_Occurred() != nullptr) {  // an integer that no double can hold
+      PyErr_Clear();
+      return false;
+    }
     // Also false for NaN.
     if (!(given >= static_cast<double>(lowest) &&
           given <= static_cast<double>(std::numeric_limits<float>::max()))) {
