@@ -107,9 +107,8 @@ RowLayout row_layout(const char* op, const char* name, const Tensor& tensor) {
 }
 
 void require_countable_vocab(const char* op, const RowLayout& layout) {
-  constexpr int64_t kMaxVocab = int64_t{1} << 20;
-  if (layout.vocab > kMaxVocab) {
-    fail(op, "logits must have at most ", kMaxVocab, " columns, got ", layout.vocab);
+  if (layout.vocab > kMaxCountableVocab) {
+    fail(op, "logits must have at most ", kMaxCountableVocab, " columns, got ", layout.vocab);
   }
 }
 

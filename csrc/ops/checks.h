@@ -55,7 +55,7 @@ DType logits_dtype(const char* op, const Tensor& logits);
 // Merges dimensions that one stride can walk. `name` is the argument the message speaks of.
 RowLayout row_layout(const char* op, const char* name, const Tensor& tensor);
 
-// Sums of 2^20 masses of 44 bits fill 64 bits: more columns are refused.
+// More than kMaxCountableVocab columns are refused.
 void require_countable_vocab(const char* op, const RowLayout& layout);
 
 // Shape of one value per row: logits.shape[:-1].

@@ -47,26 +47,26 @@ void run_on_cuda(const char* op, const Tensor& logits, int (*launch)(const void*
   if (error != 0) fail(op, "the CUDA kernel could not be started: ", cuda::error_text(error));
 }
 
-Tensor empty(const Tensor& on_device_of, const std::vector<int64_t>& shape, ScalarType dtype) {
+Tensor allocate(const Tensor& logits, const std::vector<int64_t>& shape, ScalarType dtype) {
   std::vector<int64_t> strides(shape.size());
   int64_t stride = 1;
   for (size_t dim = shape.size(); dim-- > 0; stride *= std::max<int64_t>(shape[dim], 1)) {
     strides[dim] = stride;
   }
   int32_t device_type = 0;
-  STD_TORCH_CHECK(aoti_torch_get_device_type(on_device_of.get(), &device_type) == 0);
+  STD_TORCH_CHECK(aoti_torch_get_device_type(logits.get(), &device_type) == 0);
   const int32_t torch_dtype =
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle handle = nullptr;
   STD_TORCH_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
                                            strides.data(), torch_dtype, device_type,
-                                           on_device_of.get_device_index(), &handle) == 0);
+                                           logits.get_device_index(), &handle) == 0);
   return Tensor(handle);
 }
 
 RowStatuses::RowStatuses(const Tensor& logits, int64_t num_rows) {
   if (is_on_cuda(logits)) {
-    on_cuda_ = empty(logits, {num_rows}, ScalarType::Byte);
+    on_cuda_ = allocate(logits, {num_rows}, ScalarType::Byte);
   } else {
     on_host_.resize(static_cast<size_t>(num_rows));
   }

@@ -26,9 +26,9 @@ void run_rows(const char* op, const Tensor& logits, const Arguments& arguments,
            [&](int64_t begin, int64_t end) { cpu_kernel(arguments, begin, end); });
 }
 
-// What torch::stable::empty makes, without its search for the op by name and its boxed arguments,
-// which take longer than the allocation.
-Tensor empty(const Tensor& on_device_of, const std::vector<int64_t>& shape, ScalarType dtype);
+// What torch::stable::empty makes, on the device of the logits, without its search for the op by
+// name and its boxed arguments, which take longer than the allocation.
+Tensor allocate(const Tensor& logits, const std::vector<int64_t>& shape, ScalarType dtype);
 
 // One status per row, on the device of the logits.
 class RowStatuses {

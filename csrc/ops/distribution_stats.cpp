@@ -20,7 +20,7 @@ Tensor distribution_stats(const Tensor& logits, const std::optional<Tensor>& tem
                                         to_float32(temperature_value), logits, num_rows);
   std::vector<int64_t> shape = row_shape(logits);
   shape.push_back(kNumStats);
-  const Tensor output = empty(logits, shape, ScalarType::Float);
+  const Tensor output = allocate(logits, shape, ScalarType::Float);
   arguments.output = output.mutable_data_ptr<float>();
   RowStatuses status(logits, num_rows);
   arguments.status = status.data();

@@ -19,8 +19,7 @@ Tensor floor(const Tensor& logits) {
       is_on_cuda(logits) ? cuda::floor_parts(arguments.layout.num_rows, arguments.layout.vocab) : 2;
   std::vector<int64_t> shape = row_shape(logits);
   shape.push_back(arguments.columns);
-  Tensor output = torch::stable::empty({shape.data(), shape.size()}, ScalarType::Float,
-                                       std::nullopt, logits.device());
+  const Tensor output = allocate(logits, shape, ScalarType::Float);
   arguments.output = output.mutable_data_ptr<float>();
   run_rows<&cuda::launch_floor>(kOp, logits, arguments, cpu::active_kernels().floor);
   return output;

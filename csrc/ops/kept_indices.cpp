@@ -12,10 +12,6 @@ namespace {
 
 constexpr const char* kOp = "kept_indices";
 
-Tensor empty_vector(const Tensor& logits, int64_t size, ScalarType dtype) {
-  return torch::stable::empty({&size, 1}, dtype, std::nullopt, logits.device());
-}
-
 // Running sums in place, by torch's own scan.
 void accumulate(const Tensor& values) {
   using torch::stable::detail::from;
@@ -56,20 +52,20 @@ std::tuple<Tensor, Tensor> kept_indices(
       filter_parameters(kOp, logits, num_rows, temperature, temperature_value, top_p, top_p_value,
                         top_k, top_k_value, min_p, min_p_value, valid_vocab, valid_vocab_value);
 
-  const Tensor last = empty_vector(logits, num_rows, ScalarType::Long);
+  const Tensor last = allocate(logits, {num_rows}, ScalarType::Long);
   static_assert(sizeof(LastKept) == sizeof(int64_t));
   arguments.last = reinterpret_cast<LastKept*>(last.mutable_data_ptr<int64_t>());
-  Tensor offsets = empty_vector(logits, num_rows + 1, ScalarType::Long);
+  Tensor offsets = allocate(logits, {num_rows + 1}, ScalarType::Long);
   torch::stable::zero_(offsets);
   arguments.offsets = offsets.mutable_data_ptr<int64_t>();
-  const RowStatuses status(logits, num_rows);
+  RowStatuses status(logits, num_rows);
   arguments.status = status.data();
   run_rows<&cuda::launch_count_kept>(kOp, logits, arguments, cpu::active_kernels().count_kept);
   if (check) status.require_valid(kOp, arguments.filters);
   accumulate(offsets);
 
   arguments.capacity = capacity.has_value() ? *capacity : last_value(offsets);
-  const Tensor ids = empty_vector(logits, arguments.capacity, ScalarType::Int);
+  const Tensor ids = allocate(logits, {arguments.capacity}, ScalarType::Int);
   if (capacity.has_value()) torch::stable::fill_(ids, -1.0);
   arguments.ids = ids.mutable_data_ptr<int32_t>();
   run_rows<&cuda::launch_write_kept>(kOp, logits, arguments, cpu::active_kernels().write_kept);

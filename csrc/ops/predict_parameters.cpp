@@ -95,15 +95,11 @@ std::tuple<Tensor, Tensor> predict_parameters(
   if (arguments.uses_statistics) require_countable_vocab(kOp, arguments.layout);
 
   const std::vector<int64_t> shape = row_shape(logits);
-  const auto empty_rows = [&]() {
-    return torch::stable::empty({shape.data(), shape.size()}, ScalarType::Float, std::nullopt,
-                                logits.device());
-  };
-  const Tensor temperature = empty_rows();
-  const Tensor top_p = empty_rows();
+  const Tensor temperature = allocate(logits, shape, ScalarType::Float);
+  const Tensor top_p = allocate(logits, shape, ScalarType::Float);
   arguments.temperature = temperature.mutable_data_ptr<float>();
   arguments.top_p = top_p.mutable_data_ptr<float>();
-  const RowStatuses status(logits, arguments.layout.num_rows);
+  RowStatuses status(logits, arguments.layout.num_rows);
   arguments.status = status.data();
 
   run_rows<&cuda::launch_predict_parameters>(kOp, logits, arguments,

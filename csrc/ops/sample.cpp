@@ -44,7 +44,7 @@ std::conditional_t<kWithInfo, TokensAndInfo, Tensor> sample(
   const std::vector<int64_t> per_row = row_shape(logits);
   std::vector<int64_t> per_sample = per_row;
   if (num_samples.has_value()) per_sample.push_back(arguments.num_samples);
-  const Tensor tokens = empty(logits, per_sample, ScalarType::Long);
+  const Tensor tokens = allocate(logits, per_sample, ScalarType::Long);
   arguments.tokens = tokens.mutable_data_ptr<int64_t>();
   RowStatuses status(logits, num_rows);
   arguments.status = status.data();
@@ -54,11 +54,11 @@ std::conditional_t<kWithInfo, TokensAndInfo, Tensor> sample(
   };
 
   if constexpr (kWithInfo) {
-    const Tensor logprobs = empty(logits, per_sample, ScalarType::Float);
-    const Tensor raw_logprobs = empty(logits, per_sample, ScalarType::Float);
-    const Tensor kept = empty(logits, per_row, ScalarType::Long);
-    const Tensor log_kept_mass = empty(logits, per_row, ScalarType::Float);
-    const Tensor valid = empty(logits, per_row, ScalarType::Bool);
+    const Tensor logprobs = allocate(logits, per_sample, ScalarType::Float);
+    const Tensor raw_logprobs = allocate(logits, per_sample, ScalarType::Float);
+    const Tensor kept = allocate(logits, per_row, ScalarType::Long);
+    const Tensor log_kept_mass = allocate(logits, per_row, ScalarType::Float);
+    const Tensor valid = allocate(logits, per_row, ScalarType::Bool);
     arguments.logprobs = logprobs.mutable_data_ptr<float>();
     arguments.raw_logprobs = raw_logprobs.mutable_data_ptr<float>();
     arguments.kept = kept.mutable_data_ptr<int64_t>();

@@ -23,7 +23,6 @@ PyObject* is_neg = nullptr;
 
 constexpr DLDataType kFloat32{kDLFloat, 32, 1};
 constexpr DLDataType kInt64{kDLInt, 64, 1};
-constexpr int64_t kMaxVocab = int64_t{1} << 20;
 
 bool same(DLDataType a, DLDataType b) {
   return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
@@ -67,8 +66,8 @@ bool read_logits(PyObject* object, DLTensor& logits, SampleArguments& arguments)
   RowLayout& layout = arguments.layout;
   layout.vocab = logits.shape[logits.ndim - 1];
   layout.num_rows = logits.ndim == 2 ? logits.shape[0] : 1;
-  if (!dtype.has_value() || layout.vocab < 1 || layout.vocab > kMaxVocab || layout.num_rows < 1 ||
-      (layout.vocab > 1 && stride_of(logits, logits.ndim - 1) != 1) ||
+  if (!dtype.has_value() || layout.vocab < 1 || layout.vocab > kMaxCountableVocab ||
+      layout.num_rows < 1 || (layout.vocab > 1 && stride_of(logits, logits.ndim - 1) != 1) ||
       layout.num_rows > rows_per_thread(layout)) {
     return false;
   }

@@ -9,6 +9,9 @@ namespace autodeco {
 // Leading dimensions that are left after merging those that can be walked with one stride.
 constexpr int kMaxRowDims = 4;
 
+// Sums of 2^20 masses of 44 bits fill 64 bits.
+constexpr int64_t kMaxCountableVocab = int64_t{1} << 20;
+
 struct RowLayout {
   int64_t num_rows = 0;
   int64_t vocab = 0;
