@@ -126,7 +126,7 @@ DECLINED = {
     "scalar of numpy": {"temperature": np.float32(1)},
     "seed beyond int64": {"seed": 1 << 63},
     "parameter": {"temperature": torch.nn.Parameter(torch.ones(ROWS))},
-    "lazily negated": {"temperature": torch._neg_view(-torch.ones(ROWS))},
+    "lazily negated": {"top_p": torch._neg_view(-torch.ones(ROWS))},
     "off": {"top_p": float("inf")},
 }
 
