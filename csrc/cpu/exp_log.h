@@ -14,8 +14,9 @@ inline Floats exp2_nonpositive(Floats x) {
                                             _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const Floats n = reinterpret_cast<Floats>(whole);
 #else
-  // Adding 1.5 * 2^23 rounds to an integer, which is left in the low bits.
-  constexpr float kRoundToInteger = 12582912.0f;
+  // Adding 1.5 * 2^23 rounds to an integer, which is left in the low bits; adding the bias of a
+  // float's exponent as well makes a power of two of them.
+  constexpr float kRoundToInteger = 12582912.0f + 127.0f;
   const Floats shifted = x + kRoundToInteger;
   const Floats n = shifted - kRoundToInteger;
 #endif
@@ -31,8 +32,8 @@ inline Floats exp2_nonpositive(Floats x) {
 #if defined(__AVX512F__)
   return reinterpret_cast<Floats>(_mm512_scalef_ps(reinterpret_cast<__m512>(p), whole));
 #else
-  return reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) +
-                                  (reinterpret_cast<Ints>(shifted) << 23));
+  // A product, not a sum of bits: NaN of any payload must stay NaN.
+  return p * reinterpret_cast<Floats>(reinterpret_cast<Ints>(shifted) << 23);
 #endif
 }
 

@@ -289,6 +289,14 @@ class KeptSetFinder {
       end = end_among_ties(keys.low, measured.inside.count, mass_of(keys.low), measure_of, target,
                            above);
     }
+    // The masses behind this end were rounded in another way than those that an earlier filter
+    // ended by, so that the last of its ties could be exceeded.
+    if (end.amount.count > static_cast<uint64_t>(kept_.count)) {
+      const uint64_t excess = end.amount.count - static_cast<uint64_t>(kept_.count);
+      end.kept_ties -= excess;
+      end.amount.count -= excess;
+      end.amount.mass -= excess * mass_of(end.key);
+    }
     kept_.key = end.key;
     kept_.count = static_cast<int64_t>(end.amount.count);
     kept_.mass = end.amount.mass;
