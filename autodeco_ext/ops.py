@@ -231,7 +231,8 @@ def distribution_stats(
     division, so temperature 0 is allowed.
 
     Args:
-        logits: `[..., vocab]`, float32, bfloat16 or float16, vocabulary stride 1, any row stride.
+        logits: `[..., vocab]`, float32, bfloat16 or float16, vocabulary stride 1, any row stride,
+            1 <= vocab <= 2^20.
             Must not require grad: the op has no gradient (the heads detach these features).
         temperature: scalar, or tensor that broadcasts to `logits.shape[:-1]`; finite and >= 0.
 

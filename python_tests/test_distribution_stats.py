@@ -52,3 +52,10 @@ def test_results_do_not_depend_on_batch_or_threads(backend: str) -> None:
     torch.set_num_threads(before)
     assert torch.equal(whole, threaded)
     assert torch.equal(whole[9:10], autodeco_ext.distribution_stats(logits[9:10], 0.7))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_more_columns_than_can_be_counted_are_refused(device: str) -> None:
+    autodeco_ext.distribution_stats(torch.zeros(1, 2**20, device=device))
+    with pytest.raises(ValueError, match="must have at most 1048576 columns, got 1048577"):
+        autodeco_ext.distribution_stats(torch.zeros(1, 2**20 + 1, device=device))

@@ -6,7 +6,8 @@
 namespace autodeco::cpu::AUTODECO_ISA {
 namespace {
 
-// 2^x for x in [-inf, 0], error below 1 ulp; 2^-126 below -126. NaN stays NaN, 2^0 is 1.
+// 2^x for x in [-inf, 0], error below 1.25 ulp (1 ulp with FMA); 2^-126 below -126. NaN stays NaN,
+// 2^0 is 1.
 inline Floats exp2_nonpositive(Floats x) {
   x = larger(splat(-126.0f), x);
 #if defined(__AVX512F__)
@@ -14,8 +15,9 @@ inline Floats exp2_nonpositive(Floats x) {
                                             _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const Floats n = reinterpret_cast<Floats>(whole);
 #else
-  // Adding 1.5 * 2^23 rounds to an integer, which is left in the low bits.
-  constexpr float kRoundToInteger = 12582912.0f;
+  // Adding 1.5 * 2^23 rounds to an integer, which is left in the low bits; adding the bias of a
+  // float's exponent as well makes a power of two of them.
+  constexpr float kRoundToInteger = 12582912.0f + 127.0f;
   const Floats shifted = x + kRoundToInteger;
   const Floats n = shifted - kRoundToInteger;
 #endif
@@ -31,8 +33,8 @@ inline Floats exp2_nonpositive(Floats x) {
 #if defined(__AVX512F__)
   return reinterpret_cast<Floats>(_mm512_scalef_ps(reinterpret_cast<__m512>(p), whole));
 #else
-  return reinterpret_cast<Floats>(reinterpret_cast<Ints>(p) +
-                                  (reinterpret_cast<Ints>(shifted) << 23));
+  // A product, not a sum of bits: NaN of any payload must stay NaN.
+  return p * reinterpret_cast<Floats>(reinterpret_cast<Ints>(shifted) << 23);
 #endif
 }
 

@@ -2,6 +2,10 @@
 
 #include <atomic>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace autodeco::cpu {
 
 namespace scalar {
@@ -40,6 +44,14 @@ const KernelTable* kernels_of(Isa isa) {
   return nullptr;
 }
 
+#if defined(__x86_64__)
+// Clang 14 does not know the name "f16c". The registers it needs are those of AVX2.
+bool has_f16c() {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
 Isa best_isa() {
   for (const Isa isa : {Isa::kAvx512, Isa::kAvx2}) {
     if (isa_is_built(isa) && isa_is_supported(isa)) return isa;
@@ -75,8 +87,7 @@ bool isa_is_supported(Isa isa) {
       return true;
 #if defined(__x86_64__)
     case Isa::kAvx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-             __builtin_cpu_supports("f16c");
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     case Isa::kAvx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&

@@ -206,7 +206,9 @@ class KeptSetFinder {
     for (int i = 0; i < kSampledGuesses; ++i) {
       search_.sample.take(row_, scaling_, search_.summary.max, bounds.keys);
       const Interval guess = search_.sample.guess(bounds, measure_of, target);
+      const bool no_guess = guess.low == bounds.keys.low && guess.high == bounds.keys.high;
       if (ends_in(guess, WhenFull::kGoOn, measure_of, target, bounds)) return;
+      if (no_guess) break;
     }
     uint64_t count;
     do {
@@ -289,6 +291,14 @@ class KeptSetFinder {
     } else {
       end = end_among_ties(keys.low, measured.inside.count, mass_of(keys.low), measure_of, target,
                            above);
+    }
+    // The masses behind this end were rounded in another way than those that an earlier filter
+    // ended by, so that the last of its ties could be exceeded.
+    if (end.amount.count > static_cast<uint64_t>(kept_.count)) {
+      const uint64_t excess = end.amount.count - static_cast<uint64_t>(kept_.count);
+      end.kept_ties -= excess;
+      end.amount.count -= excess;
+      end.amount.mass -= excess * mass_of(end.key);
     }
     kept_.key = end.key;
     kept_.count = static_cast<int64_t>(end.amount.count);

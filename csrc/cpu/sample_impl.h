@@ -119,7 +119,7 @@ void write_info(const SampleArguments& arguments, int64_t row_index, const Row<E
   RowSummary& summary = search.summary;
   arguments.kept[row_index] = kept.all ? count_finite(row) : kept.count;
   arguments.log_kept_mass[row_index] =
-      kept.mass == kept.row_mass || greedy
+      kept.mass >= kept.row_mass || greedy
           ? 0.0f
           : static_cast<float>(log_of_mass(kept.mass) - log_of_mass(kept.row_mass));
   const double log_kept = log_of_mass(kept.mass);

@@ -34,8 +34,8 @@ class Sample {
       for (int i = begin; i < begin + kColumns; i += kLanes) {
         const Floats logits = load(block.data + i);
         const Ints inside = (logits >= low) & (logits <= high);
-        lowest = inside & (logits < lowest) ? logits : lowest;
-        highest = inside & (logits > highest) ? logits : highest;
+        lowest = (inside & (logits < lowest)) ? logits : lowest;
+        highest = (inside & (logits > highest)) ? logits : highest;
         // What lies outside takes a place that its neighbour overwrites.
         for (int lane = 0; lane < kLanes; ++lane) {
           logits_[size_] = logits[lane];
@@ -82,6 +82,8 @@ class Sample {
     Interval keys = bounds.keys;
     const double wanted_high = (share - margin) * static_cast<double>(total);
     const double wanted_low = (share + margin) * static_cast<double>(total);
+    // As far down as the sample goes, if not to the end of the bounds: equal logits are one key.
+    keys.low = order_key(lowest_);
     double reached = 0.0;
     for (int bin = kBins - 1; bin >= 0; --bin) {
       if (weight_[bin] == 0.0f) continue;
@@ -134,7 +136,8 @@ class Sample {
     Floats largest = splat(-kInfinity);  // of the negated logits
     for (int i = 0; i < size_; i += kLanes) {
       const Floats logits = load(logits_ + i);
-      largest = larger(largest, bins_of(logits) == bin ? -logits : splat(-kInfinity));
+      const Ints inside = (bins_of(logits) == bin) & (logits > -kInfinity);  // not the padding
+      largest = larger(largest, inside ? -logits : splat(-kInfinity));
     }
     return -largest_lane(largest);
   }

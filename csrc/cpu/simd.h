@@ -9,11 +9,15 @@
 
 #if defined(__x86_64__)
 // GCC 12 takes the undefined operands of its own intrinsics for a mistake of ours.
+#if !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
+#if !defined(__clang__)
 #pragma GCC diagnostic pop
+#endif
 #endif
 
 namespace autodeco::cpu::AUTODECO_ISA {

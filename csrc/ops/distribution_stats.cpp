@@ -13,6 +13,7 @@ Tensor distribution_stats(const Tensor& logits, const std::optional<Tensor>& tem
                           double temperature_value) {
   DistributionStatsArguments arguments;
   arguments.layout = row_layout(kOp, "logits", logits);
+  require_countable_vocab(kOp, arguments.layout);
   arguments.dtype = logits_dtype(kOp, logits);
   const int64_t num_rows = arguments.layout.num_rows;
   arguments.logits = logits.const_data_ptr();
@@ -25,7 +26,6 @@ Tensor distribution_stats(const Tensor& logits, const std::optional<Tensor>& tem
   RowStatuses status(logits, num_rows);
   arguments.status = status.data();
 
-  if (is_on_cuda(logits)) require_countable_vocab(kOp, arguments.layout);
   run_rows<&cuda::launch_distribution_stats>(kOp, logits, arguments,
                                              cpu::active_kernels().distribution_stats);
   FilterParameters filters;

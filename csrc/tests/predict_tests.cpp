@@ -5,6 +5,10 @@
 #include "isa.h"
 #include "random_heads.h"
 
+namespace autodeco::cpu::AUTODECO_ISA {
+const KernelTable& kernels();
+}
+
 namespace {
 
 using namespace autodeco;
@@ -36,7 +40,7 @@ void predictions_are_those_of_the_heads() {
     arguments.temperature = temperature.data();
     arguments.top_p = top_p.data();
     arguments.status = status.data();
-    cpu::active_kernels().predict_parameters(arguments, 0, 1);
+    cpu::AUTODECO_ISA::kernels().predict_parameters(arguments, 0, 1);
     const double wanted = 2.0 * temperature_head.output(0);
     std::vector<double> features = {wanted};
     if (uses_statistics) {
