@@ -156,7 +156,7 @@ void lanes_are_all_reduced() {
     Floats values = splat(-3.0f);
     values[lane] = 5.0f;
     expect(largest_lane(values) == 5.0f, "largest lane");
-    expect(bits_of(values > 0.0f) == 1u << lane, "one bit per lane");
+    expect(bits_of(greater(values, splat(0.0f))) == 1u << lane, "one bit per lane");
     Floats powers = {};
     powers[lane] = static_cast<float>(1 << lane);
     expect(sum_of_lanes(powers) == powers[lane], "sum of lanes");
@@ -303,7 +303,7 @@ void kernels_agree_with_a_sort() {
 void kept_ids_stay_within_their_capacity() {
   std::mt19937_64 random(2);
   std::normal_distribution<float> normal;
-  const cpu::KernelTable& kernels = cpu::active_kernels();
+  const cpu::KernelTable& kernels = cpu::AUTODECO_ISA::kernels();
   constexpr int64_t kRows = 3;
   for (const int64_t vocab : {int64_t{1}, int64_t{17}, int64_t{512}, int64_t{1300}}) {
     std::vector<float> logits(static_cast<size_t>(kRows * vocab));
