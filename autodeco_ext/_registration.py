@@ -30,15 +30,15 @@ def _check_layout(op: str, name: str, tensor: torch.Tensor) -> None:
         )
 
 
-def _check_logits(op: str, logits: torch.Tensor) -> None:
+def _check_logits(op: str, logits: torch.Tensor, max_vocab: int | None = _MAX_VOCAB) -> None:
     _check_layout(op, "logits", logits)
     if logits.dtype not in _LOGITS_DTYPES:
         raise ValueError(
             f"autodeco_ext.{op}: logits must be float32, bfloat16 or float16, got {logits.dtype}"
         )
-    if logits.shape[-1] > _MAX_VOCAB:
+    if max_vocab is not None and logits.shape[-1] > max_vocab:
         raise ValueError(
-            f"autodeco_ext.{op}: logits must have at most {_MAX_VOCAB} columns, "
+            f"autodeco_ext.{op}: logits must have at most {max_vocab} columns, "
             f"got {logits.shape[-1]}"
         )
 

@@ -2,6 +2,8 @@
 // largest probability, entropy, unbiased variance over the vocabulary, sum of the five largest.
 #pragma once
 
+#include <cmath>
+
 #include "autodeco/distribution_stats.h"
 #include "autodeco/filters.h"
 #include "row_summary.h"
@@ -36,14 +38,44 @@ struct LargestLogits {
   }
 };
 
+// ln(q + epsilon) where ln q is known: the logarithm of the larger of the two, and ln(1 + s) of
+// their ratio s by a minimax fit, whose error of 5e-5 matters only where q is of the size of
+// epsilon.
+inline Floats log_with_epsilon(Floats q, Floats log_q) {
+  constexpr float kLogEpsilon = -18.420681f;
+  const Floats smaller = -larger(-q, splat(-kStatsEpsilon));
+  const Floats s = smaller / larger(q, splat(kStatsEpsilon));
+  Floats p = splat(0x1.5bd3a4p-5f);
+  p = p * s - 0x1.46f970p-3f;
+  p = p * s + 0x1.3b1504p-2f;
+  p = p * s - 0x1.fd3146p-2f;
+  p = p * s + 0x1.fff9bap-1f;
+  return larger(log_q, splat(kLogEpsilon)) + p * s;
+}
+
+// What turns logits into probabilities.
+struct Normaliser {
+  float max;
+  float inverse;  // of the sum of weights
+  float log_inverse;
+  float mean;  // 1 / V
+
+  Normaliser(float row_max, double total, int vocab)
+      : max(row_max),
+        inverse(static_cast<float>(1.0 / total)),
+        log_inverse(static_cast<float>(-std::log(total))),
+        mean(static_cast<float>(1.0 / static_cast<double>(vocab))) {}
+};
+
 struct Moments {
   double entropy = 0.0;
   double squares = 0.0;  // of q - 1 / V
 };
 
 template <bool kPlain, typename Element>
-void add_moments(const Block<Element>& block, const Scaling& scaling, float max, float inverse,
-                 float mean, Moments& moments) {
+void add_moments(const Block<Element>& block, const Scaling& scaling, const Normaliser& normaliser,
+                 Moments& moments) {
+  constexpr float kLn2 = 0.693147181f;
   constexpr int kChains = 2;
   Floats entropy[kChains] = {};
   Floats squares[kChains] = {};
@@ -51,9 +83,10 @@ void add_moments(const Block<Element>& block, const Scaling& scaling, float max,
     for (int chain = 0; chain < kChains; ++chain) {
       const int column = i + chain * kLanes;
       const Floats logits = load(block.data + column);
-      const Floats q = scaling.weights<kPlain>(logits, max) * inverse;
-      entropy[chain] += q * log_positive(q + kStatsEpsilon);
-      Floats deviation = q - mean;
+      const Floats exponents = scaling.exponents<kPlain>(logits, normaliser.max);
+      const Floats q = exp2_nonpositive(exponents) * normaliser.inverse;
+      entropy[chain] += q * log_with_epsilon(q, exponents * kLn2 + normaliser.log_inverse);
+      Floats deviation = q - normaliser.mean;
       // Padding is no token.
       for (int lane = kLanes - 1; lane >= 0 && column + lane >= block.size; --lane) {
         deviation[lane] = 0.0f;
@@ -79,15 +112,14 @@ RowStatus stats_of_row(const Row<Element>& row, float temperature, float* output
     return status;
   }
   const double total = static_cast<double>(summary.mass) / kMassScale;
-  const float inverse = static_cast<float>(1.0 / total);
-  const float mean = static_cast<float>(1.0 / static_cast<double>(row.vocab()));
+  const Normaliser normaliser(summary.max, total, row.vocab());
   LargestLogits largest;
   Moments moments;
   with_plainness(scaling, [&](auto plain) {
     for (int number = 0; number < row.num_blocks(); ++number) {
       const Block<Element> block = row.block(number);
       if (summary.block_max[number] > largest.logits[kTopCount - 1]) largest.insert_block(block);
-      add_moments<plain()>(block, scaling, summary.max, inverse, mean, moments);
+      add_moments<plain()>(block, scaling, normaliser, moments);
     }
   });
   double largest_sum = 0.0;
@@ -96,7 +128,7 @@ RowStatus stats_of_row(const Row<Element>& row, float temperature, float* output
     largest_sum += static_cast<double>(scaling.weights(splat(logit), summary.max)[0]);
   }
   const double share = largest_sum / total;
-  output[0] = inverse;
+  output[0] = normaliser.inverse;
   output[1] = static_cast<float>(-moments.entropy);
   // The variance of a single number is not defined; we call it 0.
   output[2] = row.vocab() > 1

@@ -6,7 +6,7 @@
 #include "autodeco/dtype.h"
 #include "autodeco/fixed_mass.h"
 #include "autodeco/order.h"
-#include "exp_log.h"
+#include "exp2.h"
 
 namespace autodeco::cpu::AUTODECO_ISA {
 namespace {
@@ -115,10 +115,14 @@ struct Scaling {
   }
 
   template <bool kPlain>
+  Floats exponents(Floats logits, float reference) const {
+    if constexpr (kPlain) return (logits - reference) * bits_per_unit;
+    return (logits * logit_factor - reference * logit_factor) * difference_factor * bits_per_unit;
+  }
+
+  template <bool kPlain>
   Floats weights(Floats logits, float reference) const {
-    if constexpr (kPlain) return exp2_nonpositive((logits - reference) * bits_per_unit);
-    return exp2_nonpositive((logits * logit_factor - reference * logit_factor) * difference_factor *
-                            bits_per_unit);
+    return exp2_nonpositive(exponents<kPlain>(logits, reference));
   }
 
   Floats weights(Floats logits, float reference) const {

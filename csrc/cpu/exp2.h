@@ -1,4 +1,4 @@
-// exp2 and log of vectors. Polynomials are minimax fits on the reduced range.
+// exp2 of vectors.
 #pragma once
 
 #include "simd.h"
@@ -36,29 +36,6 @@ inline Floats exp2_nonpositive(Floats x) {
   // A product, not a sum of bits: NaN of any payload must stay NaN.
   return p * reinterpret_cast<Floats>(reinterpret_cast<Ints>(shifted) << 23);
 #endif
-}
-
-// ln(x) for normal positive x, absolute error below 1e-6.
-inline Floats log_positive(Floats x) {
-  // ln 2 in two words: the first has 9 significant bits, so n * kLn2High is exact.
-  constexpr float kLn2High = 0.693359375f;
-  constexpr float kLn2Low = -2.12194440e-4f;
-  const Ints bits = reinterpret_cast<Ints>(x);
-  const Ints exponent = (bits - 0x3f3504f3) >> 23;  // mantissa in [sqrt(1/2), sqrt(2))
-  const Floats f = reinterpret_cast<Floats>(bits - (exponent << 23)) - 1.0f;
-  Floats p = splat(0x1.1d8ea6p-4f);
-  p = p * f - 0x1.d635bcp-4f;
-  p = p * f + 0x1.dea282p-4f;
-  p = p * f - 0x1.fcf4c6p-4f;
-  p = p * f + 0x1.23d21ap-3f;
-  p = p * f - 0x1.555b4ap-3f;
-  p = p * f + 0x1.999d5ap-3f;
-  p = p * f - 0x1.fffffcp-3f;
-  p = p * f + 0x1.555554p-2f;
-  const Floats n = __builtin_convertvector(exponent, Floats);
-  const Floats square = f * f;
-  const Floats tail = (f * square * p + n * kLn2Low) - 0.5f * square;
-  return (f + tail) + n * kLn2High;
 }
 
 }  // namespace
