@@ -20,13 +20,10 @@ namespace autodeco::cpu::AUTODECO_ISA {
 const KernelTable& kernels();  // declared where isa.cpp does
 
 const KernelTable& kernels() {
-  static constexpr KernelTable table = {&sample_rows,
-                                        &filter_logits_rows,
-                                        &count_kept_rows,
-                                        &write_kept_rows,
-                                        &distribution_stats_rows,
-                                        &predict_parameters_rows,
-                                        &floor_rows};
+  static constexpr KernelTable table = {
+      &sample_rows,     &filter_logits_rows,      &count_kept_rows,
+      &write_kept_rows, &distribution_stats_rows, &predict_parameters_rows,
+      &floor_rows};
   return table;
 }
 
