@@ -31,6 +31,8 @@ def write(path: Path, folder: Path) -> list[Path]:
         "speed-up": charts.speed_up,
         "floor": charts.floor_fraction,
     }
+    if not any("fraction_of_floor" in record for record in result["records"]):
+        del drawings["floor"]  # the op has no floor, or it was not asked for
     for name, draw in drawings.items():
         figure = draw(result, _panels(charts, result), caption(result["machine"]))
         written.append(_save(figure, folder / f"{path.stem}-{name}.png"))
@@ -55,6 +57,17 @@ def caption(facts: dict) -> str:
         for key, value in facts.items()
         if words.get(key, "") is not None
     )
+
+
+def _fault(path: Path) -> str:
+    if not path.is_file():
+        return "no file"
+    try:
+        result = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return "not JSON:"
+    whole = isinstance(result, dict) and {"machine", "records"} <= result.keys()
+    return "" if whole else "not a result of python -m bench:"
 
 
 def _charts() -> ModuleType:
@@ -88,8 +101,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--output", type=Path, help="folder (default: that of the first result)")
     options = parser.parse_args(arguments)
     for path in options.result:
-        if not path.is_file():
-            print(f"bench plot: no file {path}", file=sys.stderr)
+        fault = _fault(path)
+        if fault:
+            print(f"bench plot: {fault} {path}", file=sys.stderr)
             return 2
     folder = options.output or options.result[0].parent
     folder.mkdir(parents=True, exist_ok=True)

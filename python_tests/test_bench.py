@@ -192,6 +192,10 @@ def test_a_result_that_is_not_there_is_a_sentence(
 ) -> None:
     assert program.main(["plot", str(tmp_path / "none.json")]) == 2
     assert capsys.readouterr().err.startswith("bench plot: no file ")
+    for text, fault in (("{", "not JSON: "), ("[]", "not a result of python -m bench: ")):
+        (tmp_path / "bad.json").write_text(text)
+        assert program.main(["plot", str(tmp_path / "bad.json")]) == 2
+        assert capsys.readouterr().err.startswith(f"bench plot: {fault}")
 
 
 def test_options_that_make_no_shape_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

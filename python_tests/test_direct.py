@@ -222,3 +222,9 @@ def test_an_integer_that_no_double_can_hold_is_not_a_value(direct_calls):
     with pytest.raises(OverflowError):
         autodeco_ext.sample(_logits(), top_p=10**400, seed=1)
     assert direct_calls == [False]
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p"])
+def test_none_is_no_temperature_and_no_top_p(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a number or a tensor, got NoneType"):
+        autodeco_ext.sample(_logits(), **{name: None}, seed=1)

@@ -58,9 +58,10 @@ Tensor allocate(const Tensor& logits, const std::vector<int64_t>& shape, ScalarT
   const int32_t torch_dtype =
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle handle = nullptr;
-  STD_TORCH_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
-                                           strides.data(), torch_dtype, device_type,
-                                           logits.get_device_index(), &handle) == 0);
+  if (aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
+                               torch_dtype, device_type, logits.get_device_index(), &handle) != 0) {
+    throw std::runtime_error("autodeco_ext: no memory for an output of shape " + shape_text(shape));
+  }
   return Tensor(handle);
 }
 

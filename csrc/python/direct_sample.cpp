@@ -105,11 +105,10 @@ bool read_value(PyObject* object, T lowest, T& value) {
   return true;
 }
 
-// None leaves the value as it is; a tensor must have exactly one value per row.
+// A number, or a tensor of exactly one value per row.
 template <typename T>
 bool read_parameter(PyObject* object, const DLTensor& logits, T lowest,
                     RowParameter<T>& parameter) {
-  if (object == Py_None) return true;
   if (Py_TYPE(object) != tensor_type) return read_value(object, lowest, parameter.value);
   DLTensor tensor;
   constexpr DLDataType kExpected = std::is_same_v<T, float> ? kFloat32 : kInt64;
@@ -125,6 +124,12 @@ bool read_parameter(PyObject* object, const DLTensor& logits, T lowest,
   return true;
 }
 
+// None, which leaves the value as it is, or a parameter.
+template <typename T>
+bool read_optional(PyObject* object, const DLTensor& logits, T lowest, RowParameter<T>& parameter) {
+  return object == Py_None || read_parameter(object, logits, lowest, parameter);
+}
+
 enum Argument { kLogits, kTemperature, kTopP, kTopK, kMinP, kValidVocab, kSeed, kOffset, kTokens };
 constexpr Py_ssize_t kNumArguments = kTokens + 1;
 
@@ -138,11 +143,11 @@ bool read_arguments(PyObject* const* objects, SampleArguments& arguments) {
   if (!read_logits(objects[kLogits], logits, arguments) ||
       !read_parameter(objects[kTemperature], logits, 0.0f, filters.temperature) ||
       !read_parameter(objects[kTopP], logits, kLowestFloat, filters.top_p) ||
-      !read_parameter(objects[kTopK], logits, int64_t{0}, filters.top_k) ||
-      !read_parameter(objects[kMinP], logits, kLowestFloat, filters.min_p) ||
-      !read_parameter(objects[kValidVocab], logits, int64_t{1}, filters.valid_vocab) ||
+      !read_optional(objects[kTopK], logits, int64_t{0}, filters.top_k) ||
+      !read_optional(objects[kMinP], logits, kLowestFloat, filters.min_p) ||
+      !read_optional(objects[kValidVocab], logits, int64_t{1}, filters.valid_vocab) ||
       !read_parameter(objects[kSeed], logits, kLowestInt, arguments.seed) ||
-      !read_parameter(objects[kOffset], logits, kLowestInt, arguments.offset) ||
+      !read_optional(objects[kOffset], logits, kLowestInt, arguments.offset) ||
       exchange->dltensor_from_py_object_no_sync(objects[kTokens], &tokens) != 0) {
     PyErr_Clear();
     return false;
