@@ -77,7 +77,7 @@ __device__ __forceinline__ Command start_moments(const RowTask<Element, kTeam>& 
   }
   uint64_t largest = summary.mass;
   if (plan.filtered) {
-    Leader<Element, kTeam> leader = {task.row, task.team, scaling, task.memory, summary.max, {}};
+    const Leader<Element, kTeam> leader = {task.row, task.team, scaling, task.memory};
     largest = find_kept_set(leader, plan, summary).mass;
   }
   const double total = static_cast<double>(summary.mass) / kMassScale;

@@ -157,8 +157,9 @@ int launch(void (*kernel)(Arguments), const Launch& where, const Arguments& argu
     error = cudaFuncGetAttributes(&attributes, kernel);
     if (error == cudaSuccess && attributes.ptxVersion < 90) return cudaErrorNotSupported;
   }
+  constexpr size_t kSharedWithoutAsking = 48 * 1024;
   // Always the same number: threads of the host may launch the kernel with different sizes.
-  if (error == cudaSuccess) {
+  if (error == cudaSuccess && where.shared_bytes > kSharedWithoutAsking) {
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(where.most_shared_bytes));
   }
