@@ -25,8 +25,12 @@ struct Words4 {
 
 __device__ __forceinline__ unsigned thread_index() { return threadIdx.x; }
 __device__ __forceinline__ unsigned num_threads() { return blockDim.x; }
+// Tells the compiler: divisions by a number it knows are cheap.
+template <unsigned kThreads>
+__device__ __forceinline__ void promise_num_threads() {
+  __builtin_assume(blockDim.x == kThreads);
+}
 __device__ __forceinline__ unsigned block_index() { return blockIdx.x; }
-__device__ __forceinline__ unsigned num_blocks() { return gridDim.x; }
 __device__ __forceinline__ unsigned lane_index() { return threadIdx.x % 32; }
 __device__ __forceinline__ unsigned warp_index() { return threadIdx.x / 32; }
 
@@ -43,6 +47,12 @@ __device__ __forceinline__ unsigned cluster_rank() {
   unsigned rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
+}
+
+__device__ __forceinline__ unsigned cluster_size() {
+  unsigned size;
+  asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  return size;
 }
 
 __device__ __forceinline__ void cluster_barrier(Location = {}) {
@@ -62,6 +72,10 @@ __device__ __forceinline__ T* cluster_peer(T* local, unsigned rank) {
 __device__ __forceinline__ unsigned cluster_rank() {
   __trap();
   return 0;
+}
+__device__ __forceinline__ unsigned cluster_size() {
+  __trap();
+  return 1;
 }
 __device__ __forceinline__ void cluster_barrier(Location = {}) { __trap(); }
 template <typename T>
@@ -93,6 +107,14 @@ __device__ __forceinline__ unsigned ballot(bool condition) {
 // Shared memory, of this block or of a peer. Returns the value before.
 __device__ __forceinline__ uint32_t atomic_add(uint32_t* address, uint32_t value) {
   return atomicAdd(address, value);
+}
+
+// The same address. The compiler cannot see how it was computed, so it keeps the address alone in
+// registers and not its parts as well.
+template <typename T>
+__device__ __forceinline__ const T* opaque(const T* address) {
+  asm("" : "+l"(address));
+  return address;
 }
 
 // Global memory that is read once: 16 bytes, or one element.

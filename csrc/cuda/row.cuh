@@ -80,7 +80,7 @@ struct Row {
   int num_segments;
 
   __device__ __forceinline__ Row(const void* logits, int64_t offset, int64_t existing)
-      : data(static_cast<const Element*>(logits) + offset),
+      : data(gpu::opaque(static_cast<const Element*>(logits) + offset)),
         columns(static_cast<int>(existing)),
         num_segments((columns + kSegment - 1) / kSegment) {}
 

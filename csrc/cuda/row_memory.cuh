@@ -215,23 +215,27 @@ struct Memory {
 // The blocks that share a row: one (kTeam is false), or a cluster of 2 to 8.
 template <bool kTeam>
 struct Team {
-  unsigned size = 1;
-  unsigned rank = 0;
   int first_segment;  // of those that this block owns
   int last_segment;
 
-  __device__ __forceinline__ Team(unsigned team_size, int num_segments) {
-    if constexpr (kTeam) {
-      size = team_size;
-      rank = gpu::cluster_rank();
-    }
-    const int share = (num_segments + static_cast<int>(size) - 1) / static_cast<int>(size);
-    const int begin = static_cast<int>(rank) * share;
+  __device__ __forceinline__ explicit Team(int num_segments) {
+    const int team_size = static_cast<int>(size());
+    const int share = (num_segments + team_size - 1) / team_size;
+    const int begin = static_cast<int>(rank()) * share;
     first_segment = begin < num_segments ? begin : num_segments;
     last_segment = begin + share < num_segments ? begin + share : num_segments;
   }
 
-  __device__ __forceinline__ bool leads() const { return !kTeam || rank == 0; }
+  // Asked again where they are needed: kept, they would fill the registers.
+  __device__ __forceinline__ static unsigned size() {
+    if constexpr (kTeam) return gpu::cluster_size();
+    return 1;
+  }
+  __device__ __forceinline__ static unsigned rank() {
+    if constexpr (kTeam) return gpu::cluster_rank();
+    return 0;
+  }
+  __device__ __forceinline__ static bool leads() { return !kTeam || rank() == 0; }
 
   __device__ __forceinline__ static void barrier(
       gpu::Location location = gpu::Location::current()) {
@@ -250,7 +254,7 @@ struct Team {
 
   // By the leader: after the barrier that follows, every block sees the command.
   __device__ __forceinline__ void announce(Head* head, const Command& command) const {
-    if (gpu::thread_index() >= size) return;
+    if (gpu::thread_index() >= size()) return;
     if constexpr (kTeam) {
       *gpu::cluster_peer(&head->command, gpu::thread_index()) = command;
     } else {

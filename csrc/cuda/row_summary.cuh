@@ -63,6 +63,7 @@ __device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kT
                                           const Memory& memory) {
   const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   const int warp = static_cast<int>(gpu::warp_index());
+  const bool leads = team.leads();
   for (int segment = team.first_segment + warp; segment < team.last_segment; segment += num_warps) {
     float logits[kLaneLogits];
     row.load_segment(segment, logits);
@@ -77,7 +78,7 @@ __device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kT
     if (gpu::lane_index() % kPieceLanes == 0) {
       const int piece = segment * kPieces + static_cast<int>(gpu::lane_index()) / kPieceLanes;
       memory.piece_max()[piece] = max;
-      if (!team.leads()) team.in_leader(memory.piece_max())[piece] = max;
+      if (!leads) team.in_leader(memory.piece_max())[piece] = max;
     }
 #pragma unroll
     for (int mask = kPieceLanes; mask < 32; mask *= 2) {

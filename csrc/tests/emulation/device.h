@@ -92,7 +92,7 @@ struct Device {
   unsigned num_ready = 0;
   unsigned alive = 0;
   unsigned block_threads = 0;
-  unsigned num_blocks = 0;
+  unsigned cluster_size = 0;
   char error[300] = {};
   void (*body)(void*) = nullptr;
   void* context = nullptr;
@@ -307,7 +307,7 @@ inline void run_grid(const Launch& launch, void (*body)(void*), void* context) {
   device.body = body;
   device.context = context;
   device.block_threads = launch.threads;
-  device.num_blocks = launch.blocks;
+  device.cluster_size = launch.cluster;
   device.error[0] = 0;
 #if defined(__SANITIZE_THREAD__)
   device.main.race_detector = __tsan_get_current_fiber();

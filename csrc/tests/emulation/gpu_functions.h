@@ -25,11 +25,13 @@ struct Words4 {
 
 AUTODECO_EMULATOR unsigned thread_index() { return emulation::device.current->index; }
 AUTODECO_EMULATOR unsigned num_threads() { return emulation::device.block_threads; }
+template <unsigned kThreads>
+void promise_num_threads() {}  // kernels run with fewer under ThreadSanitizer
 AUTODECO_EMULATOR unsigned block_index() { return emulation::device.current->block->index; }
-AUTODECO_EMULATOR unsigned num_blocks() { return emulation::device.num_blocks; }
 AUTODECO_EMULATOR unsigned lane_index() { return emulation::device.current->index % 32; }
 AUTODECO_EMULATOR unsigned warp_index() { return emulation::device.current->index / 32; }
 AUTODECO_EMULATOR unsigned cluster_rank() { return emulation::device.current->block->rank; }
+AUTODECO_EMULATOR unsigned cluster_size() { return emulation::device.cluster_size; }
 AUTODECO_EMULATOR char* shared_memory() { return emulation::device.current->block->shared; }
 
 AUTODECO_EMULATOR void block_barrier(Location location = Location::current()) {
@@ -87,6 +89,11 @@ AUTODECO_EMULATOR unsigned ballot(bool condition, Location at = Location::curren
 // Relaxed, as on the device: an atomic operation orders nothing else.
 inline uint32_t atomic_add(uint32_t* address, uint32_t value) {
   return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
+}
+
+template <typename T>
+const T* opaque(const T* address) {
+  return address;
 }
 
 AUTODECO_EMULATOR void count_bytes(uint64_t bytes) { emulation::device.bytes_loaded += bytes; }
