@@ -31,7 +31,8 @@ enum class Details { kNone, kCount, kInfo };
 
 // What the parameters of a row ask for; the same in every block of a team.
 struct Plan {
-  float temperature;
+  RowStatus status;   // of the temperature
+  float temperature;  // 1 where it is invalid
   float top_p;
   float min_p;      // 0: off
   uint64_t top_k;   // 0: off

@@ -9,6 +9,8 @@ __device__ __forceinline__ Plan make_plan(const FilterParameters& filters, int64
                                           int64_t columns, Details details) {
   Plan plan;
   plan.temperature = value_at(filters.temperature, row);
+  plan.status = temperature_status(plan.temperature);
+  if (plan.status != RowStatus::kValid) plan.temperature = 1.0f;
   plan.top_p = value_at(filters.top_p, row);
   const float min_p = value_at(filters.min_p, row);
   plan.min_p = min_p > 0.0f ? min_p : 0.0f;
