@@ -31,7 +31,7 @@ __device__ __forceinline__ Decision decide(const RowTask<Element, kTeam>& task,
     decision.last = {Keys<Element>::of(summary.max), memory.head()->found};
     decision.count = 1;
   } else if (plan.filtered) {
-    Leader<Element, kTeam> leader = {task.row, task.team, scaling, memory, summary.max, {}};
+    const Leader<Element, kTeam> leader = {task.row, task.team, scaling, memory};
     const KeptSet kept = find_kept_set(leader, plan, summary);
     decision.last = {kept.key, kept.last_tie};
     decision.count = kept.count;

@@ -16,17 +16,17 @@ struct DeviceProperties {
 
 inline int read_device(DeviceProperties& properties) {
   int device = 0;
-  int major = 0;
+  int clusters = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) {
     error =
         cudaDeviceGetAttribute(&properties.multiprocessors, cudaDevAttrMultiProcessorCount, device);
   }
   if (error == cudaSuccess) {
-    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    error = cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device);
   }
   if (error != cudaSuccess) cudaGetLastError();  // a later launch must not find this error
-  properties.has_clusters = major >= 9;
+  properties.has_clusters = clusters != 0;
   return error;
 }
 
@@ -42,13 +42,18 @@ int launch_rows(const Arguments& arguments, void* stream, Start start) {
   where.cluster =
       static_cast<unsigned>(cluster_size(arguments.layout.num_rows, arguments.layout.vocab,
                                          device.multiprocessors, device.has_clusters));
-  where.blocks = arguments.layout.num_rows * where.cluster;
   where.threads = kThreads;
   where.shared_bytes = shared_memory_bytes(arguments.layout.vocab);
+  where.most_shared_bytes = shared_memory_bytes(int64_t{kMaxSegments} * kSegment);
   where.stream = stream;
   const auto with_team = [&](auto element) -> int {
-    return where.cluster > 1 ? start(element, std::true_type(), where)
-                             : start(element, std::false_type(), where);
+    where.blocks = arguments.layout.num_rows * where.cluster;
+    const int result = where.cluster > 1 ? start(element, std::true_type(), where)
+                                         : start(element, std::false_type(), where);
+    if (where.cluster == 1 || result != cudaErrorNotSupported) return result;
+    where.cluster = 1;
+    where.blocks = arguments.layout.num_rows;
+    return start(element, std::false_type(), where);
   };
   switch (arguments.dtype) {
     case DType::kFloat32:

@@ -64,20 +64,20 @@ __device__ __forceinline__ void sum_moments(const Row<Element>& row, const Team<
 // of them is too.
 template <typename Element, bool kTeam>
 __device__ __forceinline__ Command start_moments(const RowTask<Element, kTeam>& task,
-                                                 const Scaling& scaling, RowStatus parameters,
-                                                 Statistics& statistics) {
+                                                 const Scaling& scaling, Statistics& statistics) {
   const Plan& plan = task.memory.head()->plan;
   collect(task.row, plan, scaling, task.memory);
   const Summary& summary = task.memory.head()->summary;
   Command command;
-  statistics.status = summary.status == RowStatus::kValid ? parameters : summary.status;
-  if (statistics.status != RowStatus::kValid) {
+  const RowStatus status = summary.status == RowStatus::kValid ? plan.status : summary.status;
+  if (status != RowStatus::kValid) {
+    statistics.status = status;
     for (float& value : statistics.value) value = std::bit_cast<float>(0x7fc00000u);
     return command;
   }
   uint64_t largest = summary.mass;
   if (plan.filtered) {
-    Leader<Element, kTeam> leader = {task.row, task.team, scaling, task.memory, summary.max, {}};
+    const Leader<Element, kTeam> leader = {task.row, task.team, scaling, task.memory};
     largest = find_kept_set(leader, plan, summary).mass;
   }
   const double total = static_cast<double>(summary.mass) / kMassScale;
@@ -105,6 +105,7 @@ __device__ __forceinline__ void finish_moments(const Row<Element>& row, const Me
   double* scratch = reinterpret_cast<double*>(memory.head()->scratch64);
   entropy = block_reduce(entropy, scratch, 0.0, add);
   squares = block_reduce(squares, scratch, 0.0, add);
+  statistics.status = RowStatus::kValid;
   statistics.value[1] = static_cast<float>(-entropy);
   // The variance of a single number is not defined; we call it 0.
   statistics.value[2] =
@@ -115,16 +116,16 @@ __device__ __forceinline__ void finish_moments(const Row<Element>& row, const Me
 template <typename Element, bool kTeam>
 __device__ __forceinline__ Statistics row_statistics(const RowTask<Element, kTeam>& task,
                                                      float temperature) {
-  const RowStatus parameters = temperature_status(temperature);
   FilterParameters filters;
-  filters.temperature.value =
-      kStatsEpsilon + (parameters == RowStatus::kValid ? temperature : 1.0f);
+  // What is invalid stays so.
+  const bool valid = temperature_status(temperature) == RowStatus::kValid;
+  filters.temperature.value = valid ? temperature + kStatsEpsilon : -1.0f;
   filters.top_p.value = 1.0f;
   filters.top_k.value = kTopCount;
   const Scaling scaling = read_row(task, filters, Details::kNone);
   Statistics statistics = {};
-  const Command command = lead_or_follow(
-      task, scaling, [&]() { return start_moments(task, scaling, parameters, statistics); });
+  const Command command =
+      lead_or_follow(task, scaling, [&]() { return start_moments(task, scaling, statistics); });
   if (command.action == Action::kFinish) return statistics;
   sum_moments(task.row, task.team, scaling, command, task.memory);
   task.team.barrier();

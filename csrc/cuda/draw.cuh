@@ -14,12 +14,12 @@ __device__ __forceinline__ void fill_segment_masses(const Leader<Element, kTeam>
   const int num_segments = leader.row.num_segments;
   const int thread = static_cast<int>(gpu::thread_index());
   const int threads = static_cast<int>(gpu::num_threads());
-  if (leader.list.complete) {
+  if (memory.head()->search.list.complete) {
     for (int segment = thread; segment < num_segments; segment += threads) {
       memory.segment_mass()[segment] = 0;
     }
     gpu::block_barrier();
-    for_each_candidate<Element>(leader.list, memory, [&](uint32_t key, int column) {
+    for_each_candidate(memory.head()->search.list, memory, [&](uint32_t key, int column) {
       if (!kept.contains(key, column)) return;
       uint32_t* words = reinterpret_cast<uint32_t*>(&memory.segment_mass()[column / kSegment]);
       atomic_add_mass(words, words + 1, leader.mass_of_key(key));

@@ -10,9 +10,9 @@ namespace autodeco::cuda {
 template <bool kTeam>
 __device__ __forceinline__ void fill_columns(const Team<kTeam>& team, float* output, int begin,
                                              int64_t end, float value) {
-  const int64_t step = static_cast<int64_t>(gpu::num_threads()) * team.size;
+  const int64_t step = static_cast<int64_t>(gpu::num_threads()) * team.size();
   for (int64_t i =
-           begin + team.rank * static_cast<int64_t>(gpu::num_threads()) + gpu::thread_index();
+           begin + team.rank() * static_cast<int64_t>(gpu::num_threads()) + gpu::thread_index();
        i < end; i += step) {
     output[i] = value;
   }

@@ -8,6 +8,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <limits>
 
 namespace autodeco::gpu {
 
@@ -24,8 +25,12 @@ struct Words4 {
 
 __device__ __forceinline__ unsigned thread_index() { return threadIdx.x; }
 __device__ __forceinline__ unsigned num_threads() { return blockDim.x; }
+// Tells the compiler: divisions by a number it knows are cheap.
+template <unsigned kThreads>
+__device__ __forceinline__ void promise_num_threads() {
+  __builtin_assume(blockDim.x == kThreads);
+}
 __device__ __forceinline__ unsigned block_index() { return blockIdx.x; }
-__device__ __forceinline__ unsigned num_blocks() { return gridDim.x; }
 __device__ __forceinline__ unsigned lane_index() { return threadIdx.x % 32; }
 __device__ __forceinline__ unsigned warp_index() { return threadIdx.x / 32; }
 
@@ -36,13 +41,18 @@ __device__ __forceinline__ char* shared_memory() {
 }
 
 __device__ __forceinline__ void block_barrier(Location = {}) { __syncthreads(); }
-__device__ __forceinline__ void warp_barrier() { __syncwarp(); }
 
 #if __CUDA_ARCH__ >= 900
 __device__ __forceinline__ unsigned cluster_rank() {
   unsigned rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
+}
+
+__device__ __forceinline__ unsigned cluster_size() {
+  unsigned size;
+  asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  return size;
 }
 
 __device__ __forceinline__ void cluster_barrier(Location = {}) {
@@ -58,11 +68,19 @@ __device__ __forceinline__ T* cluster_peer(T* local, unsigned rank) {
   return remote;
 }
 #else
-// There are no clusters before sm_90: the launcher uses one block a row there.
-__device__ __forceinline__ unsigned cluster_rank() { return 0; }
-__device__ __forceinline__ void cluster_barrier(Location = {}) { __syncthreads(); }
+// There are no clusters before sm_90: launch() refuses them.
+__device__ __forceinline__ unsigned cluster_rank() {
+  __trap();
+  return 0;
+}
+__device__ __forceinline__ unsigned cluster_size() {
+  __trap();
+  return 1;
+}
+__device__ __forceinline__ void cluster_barrier(Location = {}) { __trap(); }
 template <typename T>
 __device__ __forceinline__ T* cluster_peer(T* local, unsigned) {
+  __trap();
   return local;
 }
 #endif
@@ -86,20 +104,17 @@ __device__ __forceinline__ unsigned ballot(bool condition) {
   return __ballot_sync(kWholeWarp, condition);
 }
 
-// Shared memory, of this block or of a peer. All return the value before.
+// Shared memory, of this block or of a peer. Returns the value before.
 __device__ __forceinline__ uint32_t atomic_add(uint32_t* address, uint32_t value) {
   return atomicAdd(address, value);
 }
-__device__ __forceinline__ uint32_t atomic_max(uint32_t* address, uint32_t value) {
-  return atomicMax(address, value);
-}
-__device__ __forceinline__ uint32_t atomic_or(uint32_t* address, uint32_t value) {
-  return atomicOr(address, value);
-}
 
-// A shared word that other threads may be changing.
-__device__ __forceinline__ uint32_t atomic_load(const uint32_t* address) {
-  return *static_cast<const volatile uint32_t*>(address);
+// The same address. The compiler cannot see how it was computed, so it keeps the address alone in
+// registers and not its parts as well.
+template <typename T>
+__device__ __forceinline__ const T* opaque(const T* address) {
+  asm("" : "+l"(address));
+  return address;
 }
 
 // Global memory that is read once: 16 bytes, or one element.
@@ -147,21 +162,32 @@ struct Launch {
   int64_t blocks = 1;
   unsigned threads = 32;
   size_t shared_bytes = 0;
+  size_t most_shared_bytes = 0;  // of any launch of the kernel
   unsigned cluster = 1;
   void* stream = nullptr;
 };
 
-// Returns cudaSuccess (0) or the error of the launch.
+// Returns cudaSuccess (0) or the error of the launch; cudaErrorNotSupported where the code that
+// this device runs knows no clusters.
 template <typename Arguments>
 int launch(void (*kernel)(Arguments), const Launch& where, const Arguments& arguments) {
+  if (where.blocks > std::numeric_limits<int32_t>::max()) return cudaErrorInvalidConfiguration;
+  cudaError_t error = cudaSuccess;
+  if (where.cluster > 1) {
+    // A device may run code made for an older one, so the device cannot tell.
+    cudaFuncAttributes attributes;
+    error = cudaFuncGetAttributes(&attributes, kernel);
+    if (error == cudaSuccess && attributes.ptxVersion < 90) return cudaErrorNotSupported;
+  }
   constexpr size_t kSharedWithoutAsking = 48 * 1024;
-  if (where.shared_bytes > kSharedWithoutAsking) {
-    const cudaError_t error = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(where.shared_bytes));
-    if (error != cudaSuccess) {
-      cudaGetLastError();  // a later launch must not find this error
-      return error;
-    }
+  // Always the same number: threads of the host may launch the kernel with different sizes.
+  if (error == cudaSuccess && where.shared_bytes > kSharedWithoutAsking) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(where.most_shared_bytes));
+  }
+  if (error != cudaSuccess) {
+    cudaGetLastError();  // a later launch must not find this error
+    return error;
   }
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(where.blocks));
@@ -176,7 +202,7 @@ int launch(void (*kernel)(Arguments), const Launch& where, const Arguments& argu
     config.attrs = &attribute;
     config.numAttrs = 1;
   }
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments);
+  error = cudaLaunchKernelEx(&config, kernel, arguments);
   if (error != cudaSuccess) cudaGetLastError();
   return error;
 }

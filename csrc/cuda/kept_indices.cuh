@@ -16,18 +16,22 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     count_kept_kernel(KeptIndicesArguments arguments) {
   const RowTask<Element, kTeam> task(arguments.logits, arguments.layout,
                                      arguments.filters.valid_vocab);
-  Decision decision = {filter_status(arguments.filters, task.row_index), {}, 0};
-  if (decision.status == RowStatus::kValid) {  // the same in the whole team
-    const Scaling scaling = read_row(task, arguments.filters, Details::kCount);
-    lead_or_follow(task, scaling, [&]() {
-      decision = decide(task, scaling);
-      return Command();
-    });
+  const auto write = [&](const Decision& decision) {
+    if (gpu::thread_index() != 0) return;
+    arguments.status[task.row_index] = decision.status;
+    arguments.last[task.row_index] = decision.last;
+    arguments.offsets[task.row_index + 1] = static_cast<int64_t>(decision.count);
+  };
+  const RowStatus status = filter_status(arguments.filters, task.row_index);
+  if (status != RowStatus::kValid) {  // the same in the whole team
+    if (task.team.leads()) write({status, {}, 0});
+    return;
   }
-  if (!task.team.leads() || gpu::thread_index() != 0) return;
-  arguments.status[task.row_index] = decision.status;
-  arguments.last[task.row_index] = decision.last;
-  arguments.offsets[task.row_index + 1] = static_cast<int64_t>(decision.count);
+  const Scaling scaling = read_row(task, arguments.filters, Details::kCount);
+  lead_or_follow(task, scaling, [&]() {
+    write(decide(task, scaling));
+    return Command();
+  });
 }
 
 // Segments that a block marks before it writes. A block of a team marks all of its own at once.
@@ -136,7 +140,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     const uint32_t total = add_up_marks(end - begin, marks);
     if (gpu::thread_index() == 0) marks->total = total;
     team.barrier();
-    for (unsigned rank = 0; rank < team.rank; ++rank) {
+    for (unsigned rank = 0; rank < team.rank(); ++rank) {
       place += *gpu::cluster_peer(&marks->total, rank);
     }
     write_marks(begin, end, marks, arguments.ids, place, range.end);

@@ -6,150 +6,9 @@
 // cannot be seen in the result.
 #pragma once
 
-#include "radix.cuh"
+#include "prefix.cuh"
 
 namespace autodeco::cuda {
-
-struct KeptSet {
-  uint32_t key;  // of the last kept token
-  uint32_t kept_ties;
-  uint32_t ties;  // tokens with that key
-  int last_tie;   // those are kept up to this column
-  uint64_t count;
-  uint64_t mass;
-
-  __device__ __forceinline__ bool contains(uint32_t token_key, int column) const {
-    return token_key > key || (token_key == key && column <= last_tie);
-  }
-};
-
-// What the leader works with.
-template <typename Element, bool kTeam>
-struct Leader {
-  const Row<Element>& row;
-  const Team<kTeam>& team;
-  const Scaling& scaling;
-  const Memory& memory;
-  float row_max;
-  CandidateList list;
-
-  __device__ __forceinline__ uint64_t mass_of_key(uint32_t key) const {
-    return scaling.mass(Keys<Element>::logit(key), row_max);
-  }
-};
-
-// Tells every block what to do, and makes the leader take part in it.
-template <typename Element, bool kTeam>
-__device__ __forceinline__ void execute(const Row<Element>& row, const Team<kTeam>& team,
-                                        const Command& command, const Scaling& scaling,
-                                        const Memory& memory) {
-  if (command.action == Action::kHistogram) {
-    histogram_of_row(row, team, command, scaling, memory);
-  } else if (command.action == Action::kSubHistogram) {
-    sub_histogram_of_row(row, team, command, scaling, memory);
-  }
-}
-
-template <typename Element, bool kTeam>
-__device__ __forceinline__ void command_all(const Leader<Element, kTeam>& leader,
-                                            const Command& command) {
-  leader.team.announce(leader.memory.head(), command);
-  leader.team.barrier();
-  execute(leader.row, leader.team, command, leader.scaling, leader.memory);
-}
-
-// The shortest prefix that reaches `target`, but no token below `floor_key`.
-template <typename Element, bool kTeam>
-__device__ __forceinline__ KeptSet find_prefix(const Leader<Element, kTeam>& leader,
-                                               Measure measure, uint64_t target,
-                                               uint32_t floor_key) {
-  constexpr int kBits = Keys<Element>::kBits;
-  constexpr int kSubBits = 5;
-  static_assert(1 << kSubBits == kSubKeys);
-  const Memory& memory = leader.memory;
-  Command command;
-  command.leading_shift = kBits;
-  command.row_max = leader.row_max;
-  Level& level = memory.head()->level;
-  gpu::block_barrier();                      // the level of an earlier search has been read
-  if (gpu::thread_index() == 0) level = {};  // every histogram has barriers before it is read
-#pragma unroll 1
-  while (command.leading_shift > 0) {
-    const bool from_row = !leader.list.complete;
-    if (from_row && measure == Measure::kFloor) {  // all digits but the last are known
-      command.leading_shift = kSubBits;
-      command.leading = floor_key >> kSubBits;
-    }
-    // 32 bits are 11 + 11 + 5 + 5, 16 bits are 11 + 5.
-    const int left = command.leading_shift;
-    command.shift = left == 32 ? 21 : left == 21 ? 10 : left > kSubBits ? kSubBits : 0;
-    command.action = command.shift == 0 ? Action::kSubHistogram : Action::kHistogram;
-    if (from_row) {
-      command_all(leader, command);
-    } else {
-      histogram_of_list<Element>(leader.list, command, leader.scaling, memory);
-    }
-    int floor_bin = 0;
-    if (has_leading_digits(floor_key, command)) {
-      floor_bin = static_cast<int>(digit_of(floor_key, command));
-    }
-    if (from_row && command.shift == 0) {
-      uint64_t mass_above = 0;
-      for (int segment = static_cast<int>(gpu::thread_index()); segment < leader.row.num_segments;
-           segment += static_cast<int>(gpu::num_threads())) {
-        mass_above += memory.segment_mass()[segment];
-      }
-      mass_above = block_reduce(mass_above, memory.head()->scratch64, uint64_t{0},
-                                [](uint64_t a, uint64_t b) { return a + b; });
-      if (gpu::thread_index() == 0) {
-        level = {0, memory.head()->count_above, mass_above, 0, 0};
-      }
-      const auto count_of = [&](int bin) { return memory.head()->sub_count[bin]; };
-      if (gpu::thread_index() < kSubKeys) {
-        uint32_t count = 0;
-        for (int segment = 0; segment < leader.row.num_segments; ++segment) {
-          count += sub_count(memory, segment, gpu::thread_index());
-        }
-        memory.head()->sub_count[gpu::thread_index()] = count;
-      }
-      gpu::block_barrier();
-      find_level(
-          kSubKeys, measure, target, floor_bin, count_of,
-          [&](int bin) {
-            const uint32_t count = count_of(bin);
-            const uint32_t key = command.leading << kSubBits | static_cast<uint32_t>(bin);
-            return count == 0 ? uint64_t{0} : count * leader.mass_of_key(key);
-          },
-          memory.head());
-    } else {
-      find_level(
-          1 << (command.leading_shift - command.shift), measure, target, floor_bin,
-          [&](int bin) { return memory.histogram()->count[bin]; },
-          [&](int bin) {
-            return static_cast<uint64_t>(memory.histogram()->mass_high[bin]) << 32 |
-                   memory.histogram()->mass_low[bin];
-          },
-          memory.head());
-    }
-    if (level.held != 0) measure = Measure::kFloor;
-    command.leading = command.leading << (command.leading_shift - command.shift) | level.bin;
-    command.leading_shift = command.shift;
-  }
-  KeptSet kept = {};
-  kept.key = command.leading;
-  kept.ties = level.count;
-  const uint64_t tie_mass = leader.mass_of_key(kept.key);
-  uint64_t needed = level.count;
-  if (measure == Measure::kCount) {
-    needed = target - level.count_above;
-  } else if (measure == Measure::kMass && tie_mass > 0) {
-    needed = (target - level.mass_above + tie_mass - 1) / tie_mass;
-  }
-  kept.kept_ties = needed < level.count ? static_cast<uint32_t>(needed) : level.count;
-  kept.count = level.count_above + kept.kept_ties;
-  kept.mass = level.mass_above + kept.kept_ties * tie_mass;
-  return kept;
-}
 
 // Order key of the smallest logit whose probability is at least min_p times the largest. NaN
 // patterns lie outside the range searched.
@@ -168,39 +27,6 @@ __device__ __forceinline__ uint32_t key_of_min_p(float max, float temperature, f
     }
   }
   return high;
-}
-
-// Brings the candidates of all blocks to the leader. What is above the threshold is complete.
-template <bool kTeam>
-__device__ __forceinline__ CandidateList merge_candidates(const Team<kTeam>& team, const Plan& plan,
-                                                          float max, const Memory& memory) {
-  Head* head = memory.head();
-  CandidateList list = {};
-  uint32_t narrowing = head->narrowing;
-  unsigned size = head->num_candidates;
-  list.complete = size <= kListCapacity;
-  for (unsigned rank = 1; rank < team.size; ++rank) {
-    const Head* peer = gpu::cluster_peer(head, rank);
-    const unsigned peer_size = peer->num_candidates;
-    narrowing = narrowing > peer->narrowing ? narrowing : peer->narrowing;
-    if (peer_size > kListCapacity) list.complete = false;
-  }
-  list.threshold = max - narrowed(plan.window, narrowing);
-  if (kTeam && list.complete) {
-    for (unsigned rank = 1; rank < team.size; ++rank) {
-      const unsigned peer_size = gpu::cluster_peer(head, rank)->num_candidates;
-      const uint64_t* peer_list = gpu::cluster_peer(memory.list(), rank);
-      for (unsigned i = gpu::thread_index(); i < peer_size && size + peer_size <= kListCapacity;
-           i += gpu::num_threads()) {
-        memory.list()[size + i] = peer_list[i];
-      }
-      size += peer_size;
-    }
-    list.complete = size <= kListCapacity;
-  }
-  list.size = size;
-  gpu::block_barrier();
-  return list;
 }
 
 // Column of the `wanted`-th token (from 1) with this key, by all threads of the leader.
@@ -263,12 +89,12 @@ __device__ __forceinline__ void place_last_tie(const Leader<Element, kTeam>& lea
   for (int segment = thread; segment < num_segments;
        segment += static_cast<int>(gpu::num_threads())) {
     memory.segment_ties()[segment] =
-        leader.list.complete ? 0 : sub_count(memory, segment, kept.key % kSubKeys);
+        memory.head()->search.list.complete ? 0 : sub_count(memory, segment, kept.key % kSubKeys);
   }
   gpu::block_barrier();
   if (kept.kept_ties == kept.ties) return;
-  if (leader.list.complete) {
-    for_each_candidate<Element>(leader.list, memory, [&](uint32_t key, int column) {
+  if (memory.head()->search.list.complete) {
+    for_each_candidate(memory.head()->search.list, memory, [&](uint32_t key, int column) {
       if (key == kept.key) gpu::atomic_add(&memory.segment_ties()[column / kSegment], 1u);
     });
     gpu::block_barrier();
@@ -276,16 +102,189 @@ __device__ __forceinline__ void place_last_tie(const Leader<Element, kTeam>& lea
   kept.last_tie = column_of_tie(leader, kept.key, kept.kept_ties);
 }
 
+// From which logit on candidates are wanted, and whether they then surely hold the kept set.
+struct Reach {
+  float threshold;
+  bool certain;
+};
+
+// The largest logits of the pieces are tokens of the row: where the k largest of them begin, there
+// are k tokens, and where their masses reach the target, it is reached.
+template <typename Element, bool kTeam>
+__device__ __forceinline__ Reach reach_of_maxima(const Leader<Element, kTeam>& leader,
+                                                 Measure measure, uint64_t target) {
+  const Memory& memory = leader.memory;
+  Head* head = memory.head();
+  const int num_pieces = leader.row.num_segments * kPieces;
+  const int thread = static_cast<int>(gpu::thread_index());
+  const int threads = static_cast<int>(gpu::num_threads());
+  // Bins of the distance to the maximum: 64 in each octave from 2^-16 to 2^16.
+  const auto bin_of = [&](float logit) {
+    constexpr int kNearest = (127 - 16) * 64;
+    const float distance = leader.row_max() - logit;
+    const int bin = static_cast<int>(std::bit_cast<uint32_t>(distance) >> 17) - kNearest;
+    return bin < 0 ? kBins - 1 : bin < kBins ? kBins - 1 - bin : 0;
+  };
+  clear(memory.histogram());
+  if (thread == 0) head->level = {};
+  gpu::block_barrier();
+  for (int piece = thread; piece < num_pieces; piece += threads) {
+    const float logit = memory.piece_max()[piece];
+    if (logit == -kInfinity) continue;
+    const int bin = bin_of(logit);
+    gpu::atomic_add(&memory.histogram()->count[bin], 1u);
+    atomic_add_mass(&memory.histogram()->mass_low[bin], &memory.histogram()->mass_high[bin],
+                    leader.mass_of(logit));
+  }
+  gpu::block_barrier();
+  find_level_of_histogram(kBins, measure, target, 0, memory);
+  const Level& level = head->level;
+  const uint64_t reached =
+      measure == Measure::kCount ? level.count_above + level.count : level.mass_above + level.mass;
+  const bool certain = reached >= target;
+  float threshold = kInfinity;
+  for (int piece = thread; piece < num_pieces; piece += threads) {
+    const float logit = memory.piece_max()[piece];
+    if (logit == -kInfinity || bin_of(logit) < static_cast<int>(level.bin)) continue;
+    threshold = logit < threshold ? logit : threshold;
+  }
+  const auto smaller = [](float a, float b) { return a < b ? a : b; };
+  return {block_reduce(threshold, head->scratch_float, kInfinity, smaller), certain};
+}
+
+// The other way round: what lies below the threshold is at most the mass of the segments that do
+// not reach it, and in each of the others no more than what is left of its mass, nor than 1024
+// tokens at the threshold. Whether the rest reaches the target.
+template <typename Element, bool kTeam>
+__device__ __forceinline__ bool window_holds(const Leader<Element, kTeam>& leader, float threshold,
+                                             uint64_t target) {
+  const Memory& memory = leader.memory;
+  const uint64_t most = kSegment * leader.mass_of(threshold);
+  uint64_t below = 0;
+  for (int segment = static_cast<int>(gpu::thread_index()); segment < leader.row.num_segments;
+       segment += static_cast<int>(gpu::num_threads())) {
+    uint64_t rest = memory.segment_mass()[segment];
+    bool reaches = false;
+    for (int piece = segment * kPieces; piece < (segment + 1) * kPieces; ++piece) {
+      const float logit = memory.piece_max()[piece];
+      if (logit < threshold) continue;
+      reaches = true;
+      const uint64_t mass = leader.mass_of(logit);
+      rest = rest > mass ? rest - mass : 0;
+    }
+    below += reaches && rest > most ? most : rest;
+  }
+  below = block_reduce(below, memory.head()->scratch64, uint64_t{0},
+                       [](uint64_t a, uint64_t b) { return a + b; });
+  const uint64_t row_mass = memory.head()->summary.mass;
+  const uint64_t rounding = row_mass >> 16;  // of the sums of segments, by far
+  return below + rounding <= row_mass - target;
+}
+
+// Whether at most half of the row lies in pieces that reach the threshold.
+template <typename Element, bool kTeam>
+__device__ __forceinline__ bool few_pieces_reach(const Leader<Element, kTeam>& leader,
+                                                 float threshold) {
+  const Memory& memory = leader.memory;
+  const int num_pieces = leader.row.num_segments * kPieces;
+  uint32_t count = 0;
+  for (int piece = static_cast<int>(gpu::thread_index()); piece < num_pieces;
+       piece += static_cast<int>(gpu::num_threads())) {
+    count += memory.piece_max()[piece] >= threshold;
+  }
+  count = block_reduce(count, memory.head()->scratch32, 0u,
+                       [](uint32_t a, uint32_t b) { return a + b; });
+  return 2 * static_cast<int>(count) <= num_pieces;
+}
+
+// Whether the candidates from the threshold on, which the leader has, hold the kept set.
+template <typename Element, bool kTeam>
+__device__ __forceinline__ void judge_list(const Leader<Element, kTeam>& leader, const Reach& reach,
+                                           Search& search) {
+  const Memory& memory = leader.memory;
+  const unsigned size = memory.head()->num_candidates;
+  search.list = {size <= kListCapacity, size};
+  if (!search.list.complete || (reach.certain && search.floor_key == 0)) return;
+  uint64_t mass = 0;
+  for_each_candidate(search.list, memory,
+                     [&](uint32_t key, int) { mass += leader.mass_of_key(key); });
+  mass = block_reduce(mass, memory.head()->scratch64, uint64_t{0},
+                      [](uint64_t a, uint64_t b) { return a + b; });
+  const uint64_t held = search.measure == Measure::kCount ? size : mass;
+  if (search.measure == Measure::kFloor || held >= search.target) return;
+  // Where the target lies below a list that holds the floor, the floor decides.
+  search.list.complete =
+      search.floor_key != 0 && Keys<Element>::logit(search.floor_key) >= reach.threshold;
+  if (search.list.complete) search.measure = Measure::kFloor;
+}
+
+// Gathers the candidates if that is worth it.
+template <typename Element, bool kTeam>
+__device__ __forceinline__ void find_candidates(const Leader<Element, kTeam>& leader,
+                                                const Plan& plan, Search& search) {
+  const Memory& memory = leader.memory;
+  Reach reach = {leader.row_max() - plan.window, false};
+  if (search.measure != Measure::kFloor) {
+    const Reach of_maxima = reach_of_maxima(leader, search.measure, search.target);
+    if (of_maxima.certain) {
+      reach = of_maxima;
+    } else if (search.measure == Measure::kMass) {
+      reach.certain = window_holds(leader, reach.threshold, search.target);
+    }
+  }
+  if (search.floor_key != 0) {
+    const float floor = Keys<Element>::logit(search.floor_key);
+    if (!reach.certain || reach.threshold < floor) reach = {floor, true};
+  }
+  Command command;
+  command.action = Action::kHistogram;
+  command.leading_shift = Keys<Element>::kBits;
+  command.shift = command.leading_shift - kFirstBits;
+  command.row_max = leader.row_max();
+  command.threshold = reach.threshold;
+  if (reach.certain) {
+    search.lowest = command.lowest = reach.threshold;
+    if (few_pieces_reach(leader, reach.threshold)) command.action = Action::kGather;
+  }
+  if (command.action == Action::kHistogram) {
+    // Without a target there is one read to make, and nothing to gain from a list.
+    if (search.measure == Measure::kFloor) return;
+    search.counted_shift = command.leading_shift;
+  }
+  if (gpu::thread_index() == 0) memory.head()->num_candidates = 0;
+  command_all(leader, command);
+  judge_list(leader, reach, search);
+}
+
+// top_p takes its share of the mass that top_k left. Where the list was too short for top_k, no
+// further read is needed if it has become one of what lies above the digit that was counted last:
+// the new search ends either in that digit or in the list.
+template <typename Element, bool kTeam>
+__device__ __forceinline__ Search next_search(const Leader<Element, kTeam>& leader,
+                                              const KeptSet& kept, uint64_t target) {
+  const Head* head = leader.memory.head();
+  Search search = head->search;
+  search.measure = Measure::kMass;
+  search.target = target;
+  search.floor_key = search.next_floor;
+  search.counted_shift = 0;
+  if (!search.gathers || search.list.complete) return search;
+  search.leading = kept.key >> kSubBits;
+  if (target > head->mass_above && search.floor_key >> kSubBits <= search.leading) {
+    search.counted_shift = kSubBits;
+    return search;
+  }
+  search.list = {true, head->count_above};
+  if (target > head->mass_above) search.measure = Measure::kFloor;
+  return search;
+}
+
 // The tokens that top_k, top_p and min_p leave, in that order, by the leader of a row that keeps
 // more than one token and not all by its parameters.
 template <typename Element, bool kTeam>
-__device__ __forceinline__ KeptSet find_kept_set(Leader<Element, kTeam>& leader, const Plan& plan,
-                                                 const Summary& summary) {
+__device__ __forceinline__ KeptSet find_kept_set(const Leader<Element, kTeam>& leader,
+                                                 const Plan& plan, const Summary& summary) {
   const Memory& memory = leader.memory;
-  uint32_t floor_key = 0;
-  if (plan.min_p > 0.0f) {
-    floor_key = key_of_min_p<Element>(summary.max, plan.temperature, plan.min_p);
-  }
   const auto target_of = [&](uint64_t mass) {
     const double wanted = ceil(static_cast<double>(plan.top_p) * static_cast<double>(mass));
     const uint64_t target =
@@ -293,46 +292,27 @@ __device__ __forceinline__ KeptSet find_kept_set(Leader<Element, kTeam>& leader,
     return target > 0 ? target : 1;
   };
   const bool limits_mass = plan.top_p < 1.0f;
-  uint64_t target = target_of(summary.mass);
-  Measure first = Measure::kFloor;
-  if (limits_mass) first = Measure::kMass;
-  if (plan.top_k != 0) first = Measure::kCount;
-
-  leader.list = merge_candidates(leader.team, plan, summary.max, memory);
-  if (leader.list.complete) {
-    uint64_t mass = 0;
-    uint64_t count = 0;
-    for_each_candidate<Element>(leader.list, memory, [&](uint32_t key, int) {
-      mass += leader.mass_of_key(key);
-      ++count;
-    });
-    const auto add = [](uint64_t a, uint64_t b) { return a + b; };
-    mass = block_reduce(mass, memory.head()->scratch64, uint64_t{0}, add);
-    count = block_reduce(count, memory.head()->scratch64, uint64_t{0}, add);
-    const bool holds_floor =
-        floor_key != 0 && Keys<Element>::logit(floor_key) >= leader.list.threshold;
-    bool enough = holds_floor;
-    if (first == Measure::kMass && mass >= target) {
-      enough = true;
-    } else if (first == Measure::kCount) {
-      enough = count >= plan.top_k || (holds_floor && !limits_mass);
-    }
-    // Where the target lies below a list that holds the floor, the floor decides.
-    if (enough && ((first == Measure::kMass && mass < target) ||
-                   (first == Measure::kCount && count < plan.top_k))) {
-      first = Measure::kFloor;
-    }
-    leader.list.complete = enough;
+  const bool two_searches = plan.top_k != 0 && limits_mass;
+  Search search = {};
+  search.lowest = -kInfinity;
+  search.measure = limits_mass ? Measure::kMass : Measure::kFloor;
+  search.target = target_of(summary.mass);
+  if (plan.top_k != 0) {
+    search.measure = Measure::kCount;
+    search.target = plan.top_k;
   }
+  if (plan.min_p > 0.0f) {
+    search.next_floor = key_of_min_p<Element>(summary.max, plan.temperature, plan.min_p);
+  }
+  if (!two_searches) search.floor_key = search.next_floor;
+  search.gathers = two_searches && plan.top_k <= list_capacity_beside_sub_counts(memory.segments);
+  find_candidates(leader, plan, search);
   KeptSet kept = {};
-  if (first == Measure::kCount) target = plan.top_k;
-  // At most two rounds: top_p takes its share of the mass that top_k left.
 #pragma unroll 1
-  for (bool again = true; again;) {
-    again = first == Measure::kCount && limits_mass;
-    kept = find_prefix(leader, first, target, again ? 0 : floor_key);
-    first = Measure::kMass;
-    target = target_of(kept.mass);
+  for (bool again = two_searches;; again = false) {
+    kept = find_prefix(leader, search);
+    if (!again) break;
+    search = next_search(leader, kept, target_of(kept.mass));
   }
   place_last_tie(leader, kept);
   return kept;

@@ -59,14 +59,21 @@ template <typename Element, bool kTeam>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     predict_parameters_kernel(PredictParametersArguments arguments) {
   const RowTask<Element, kTeam> task(arguments.logits, arguments.layout, all_columns());
-  const float temperature = predicted_temperature(arguments, task.row_index, task.memory);
   Statistics statistics = {};
-  if (arguments.uses_statistics) statistics = row_statistics(task, temperature);
+  {
+    const float temperature = predicted_temperature(arguments, task.row_index, task.memory);
+    if (task.team.leads() && gpu::thread_index() == 0) {
+      arguments.temperature[task.row_index] = temperature;
+    }
+    if (arguments.uses_statistics) statistics = row_statistics(task, temperature);
+  }
   if (!task.team.leads()) return;
+  gpu::block_barrier();
+  // Read again: kept so long, it would not fit the registers.
+  const float temperature = arguments.temperature[task.row_index];
   const float top_p =
       predicted_top_p(arguments, task.row_index, temperature, statistics, task.memory);
   if (gpu::thread_index() == 0) {
-    arguments.temperature[task.row_index] = temperature;
     arguments.top_p[task.row_index] = top_p;
     arguments.status[task.row_index] = statistics.status;
   }

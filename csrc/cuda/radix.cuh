@@ -2,29 +2,9 @@
 // bin in which a count or a mass is reached.
 #pragma once
 
-#include "row_summary.cuh"
+#include "candidates.cuh"
 
 namespace autodeco::cuda {
-
-// The candidates in the leader's shared memory that are known to be complete.
-struct CandidateList {
-  bool complete;  // above the threshold
-  float threshold;
-  unsigned size;
-};
-
-// Calls visit(key, column) for every candidate.
-template <typename Element, typename Visit>
-__device__ __forceinline__ void for_each_candidate(const CandidateList& list, const Memory& memory,
-                                                   Visit visit) {
-  for (unsigned i = gpu::thread_index(); i < list.size; i += gpu::num_threads()) {
-    const uint64_t entry = memory.list()[i];
-    const uint32_t key = static_cast<uint32_t>(entry >> 32);
-    if (Keys<Element>::logit(key) >= list.threshold) {
-      visit(key, static_cast<int>(static_cast<uint32_t>(entry)));
-    }
-  }
-}
 
 // Sums that a thread keeps back while one token after the other goes to the same bin: a row of
 // ties would otherwise queue at one address.
@@ -77,7 +57,7 @@ __device__ __forceinline__ void histogram_of_list(const CandidateList& list, con
   clear(memory.histogram());
   gpu::block_barrier();
   PendingBin pending;
-  for_each_candidate<Element>(list, memory, [&](uint32_t key, int) {
+  for_each_candidate(list, memory, [&](uint32_t key, int) {
     if (!has_leading_digits(key, command)) return;
     pending.add(memory.histogram(), digit_of(key, command),
                 scaling.mass(Keys<Element>::logit(key), command.row_max));
@@ -94,13 +74,20 @@ __device__ __forceinline__ void histogram_of_row(const Row<Element>& row, const 
   clear(memory.histogram());
   team.barrier();
   PendingBin pending;
+  bool list_is_full = !(command.threshold < kInfinity);
   const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   for (int segment = team.first_segment + static_cast<int>(gpu::warp_index());
        segment < team.last_segment; segment += num_warps) {
+    if (memory.segment_max(segment) < command.lowest) continue;
+    const bool reaches = lane_reaches(memory, segment, command.lowest);
 #pragma unroll 1
     for (int v = 0; v < kVectors; ++v) {
       float logits[kVector];
-      row.load_vector(column_of(segment, v, 0), logits);
+      load_reaching(row, segment, v, reaches, logits);
+      if (!list_is_full) {
+        list_is_full =
+            push_candidates<Element>(team, memory, logits, segment, v, command.threshold);
+      }
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
         const uint32_t key = Keys<Element>::of(logits[i]);
@@ -128,7 +115,8 @@ __device__ __forceinline__ void histogram_of_row(const Row<Element>& row, const 
 }
 
 // The last digit, for which the row is read only once: of every segment the mass above the leading
-// digits, and the count of each of the 32 keys that have them. Ends with a barrier.
+// digits, and the count of each of the 32 keys that have them; if the command says so, also the
+// tokens above the leading digits as the leader's list. Ends with a barrier.
 template <typename Element, bool kTeam>
 __device__ __forceinline__ void sub_histogram_of_row(const Row<Element>& row,
                                                      const Team<kTeam>& team,
@@ -140,14 +128,23 @@ __device__ __forceinline__ void sub_histogram_of_row(const Row<Element>& row,
          i += static_cast<int>(gpu::num_threads())) {
       memory.sub_counts()[i] = 0;
     }
-    if (gpu::thread_index() == 0) memory.head()->count_above = 0;
+    if (gpu::thread_index() == 0) {
+      memory.head()->count_above = 0;
+      memory.head()->num_candidates = 0;
+    }
   }
   team.barrier();
   uint32_t* sub_counts = team.in_leader(memory.sub_counts());
+  const float lowest_above = Keys<Element>::logit((command.leading + 1) << command.leading_shift);
   uint32_t count_above = 0;
   const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   for (int segment = team.first_segment + static_cast<int>(gpu::warp_index());
        segment < team.last_segment; segment += num_warps) {
+    if (memory.segment_max(segment) < command.lowest) {
+      if (gpu::lane_index() == 0) team.in_leader(memory.segment_mass())[segment] = 0;
+      continue;
+    }
+    const bool reaches = lane_reaches(memory, segment, command.lowest);
     uint64_t mass_above = 0;
     uint32_t pending_key = 0;
     uint32_t pending_count = 0;
@@ -159,7 +156,10 @@ __device__ __forceinline__ void sub_histogram_of_row(const Row<Element>& row,
 #pragma unroll 1
     for (int v = 0; v < kVectors; ++v) {
       float logits[kVector];
-      row.load_vector(column_of(segment, v, 0), logits);
+      load_reaching(row, segment, v, reaches, logits);
+      if (command.gathers) {
+        push_candidates<Element>(team, memory, logits, segment, v, lowest_above);
+      }
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
         if (logits[i] == -kInfinity) continue;
@@ -195,8 +195,6 @@ __device__ __forceinline__ uint32_t sub_count(const Memory& memory, int segment,
       memory.sub_counts()[segment * (kSubKeys / 2) + static_cast<int>(sub_key / 2)];
   return word >> (sub_key % 2 * 16) & 0xffffu;
 }
-
-enum class Measure { kCount, kMass, kFloor };
 
 // Finds the bin, from the highest downwards, in which the count or the mass reaches `target` (or
 // the last that holds anything), but not one below `floor_bin`. head->level comes in as what lies
@@ -248,10 +246,23 @@ __device__ __forceinline__ void find_level(int num_bins, Measure measure, uint64
       count_before += count_of(num_bins - 1 - i);
       mass_before += mass_of(num_bins - 1 - i);
     }
-    head->level = {static_cast<uint32_t>(bin), count_before, mass_before, count_of(bin),
-                   head->found < floor_bin};
+    head->level = {
+        static_cast<uint32_t>(bin), count_before, mass_before, count_of(bin), mass_of(bin),
+        head->found < floor_bin};
   }
   gpu::block_barrier();
+}
+
+__device__ __forceinline__ void find_level_of_histogram(int num_bins, Measure measure,
+                                                        uint64_t target, int floor_bin,
+                                                        const Memory& memory) {
+  find_level(
+      num_bins, measure, target, floor_bin, [&](int bin) { return memory.histogram()->count[bin]; },
+      [&](int bin) {
+        return static_cast<uint64_t>(memory.histogram()->mass_high[bin]) << 32 |
+               memory.histogram()->mass_low[bin];
+      },
+      memory.head());
 }
 
 }  // namespace autodeco::cuda

@@ -20,6 +20,9 @@ constexpr int kVector = 8;  // consecutive columns of a lane
 constexpr int kVectors = kSegment / (32 * kVector);
 constexpr int kLaneLogits = kVectors * kVector;
 constexpr int kMaxSegments = (1 << 20) / kSegment;
+// A piece is what eight lanes of a segment hold: in each vector 64 columns in a row.
+constexpr int kPieces = 4;
+constexpr int kPieceLanes = 32 / kPieces;
 
 struct BFloat16 {
   uint16_t bits;
@@ -75,17 +78,20 @@ struct Row {
   const Element* data;
   int columns;  // that exist; at most 2^20
   int num_segments;
-  bool aligned;  // to 16 bytes
 
   __device__ __forceinline__ Row(const void* logits, int64_t offset, int64_t existing)
-      : data(static_cast<const Element*>(logits) + offset),
+      : data(gpu::opaque(static_cast<const Element*>(logits) + offset)),
         columns(static_cast<int>(existing)),
-        num_segments((columns + kSegment - 1) / kSegment),
-        aligned(reinterpret_cast<uintptr_t>(data) % sizeof(gpu::Words4) == 0) {}
+        num_segments((columns + kSegment - 1) / kSegment) {}
+
+  // To 16 bytes.
+  __device__ __forceinline__ bool aligned() const {
+    return reinterpret_cast<uintptr_t>(data) % sizeof(gpu::Words4) == 0;
+  }
 
   // Eight consecutive columns; -inf beyond the last one.
   __device__ __forceinline__ void load_vector(int begin, float* logits) const {
-    if (aligned && begin + kVector <= columns) {
+    if (aligned() && begin + kVector <= columns) {
       load_whole_vector(begin, logits);
       return;
     }
@@ -99,7 +105,7 @@ struct Row {
   // 8 * lane + i.
   __device__ __forceinline__ void load_segment(int segment, float* logits) const {
     const int begin = segment * kSegment + static_cast<int>(gpu::lane_index()) * kVector;
-    if (aligned && (segment + 1) * kSegment <= columns) {  // the same in the whole warp
+    if (aligned() && (segment + 1) * kSegment <= columns) {  // the same in the whole warp
 #pragma unroll
       for (int v = 0; v < kVectors; ++v) {
         load_whole_vector(begin + v * 32 * kVector, logits + v * kVector);
@@ -152,32 +158,36 @@ __device__ __forceinline__ int column_of(int segment, int v, int i) {
 // l - reference could overflow and matter (huge T), logits are first multiplied by 1/4; where 1/T
 // could overflow (tiny T), differences are first multiplied by 2^64. It depends on T alone.
 struct Scaling {
-  float logit_factor = 1.0f;
-  float difference_factor = 1.0f;
-  float bits_per_unit = 0.0f;
-  bool plain = true;
+  enum class Range : uint32_t { kPlain, kHuge, kTiny };
+
+  float bits_per_unit;
+  Range range = Range::kPlain;
 
   __device__ __forceinline__ explicit Scaling(float temperature) {
     constexpr float kLog2E = 1.44269504f;
-    if (temperature > 1e36f) {
-      logit_factor = 0.25f;
-      plain = false;
-    } else if (temperature < 1e-30f) {
-      difference_factor = 0x1p64f;
-      plain = false;
-    }
-    bits_per_unit = kLog2E / (temperature * logit_factor * difference_factor);
+    if (temperature > 1e36f) range = Range::kHuge;
+    if (temperature < 1e-30f) range = Range::kTiny;
+    bits_per_unit = kLog2E / (temperature * logit_factor() * difference_factor());
   }
+
+  __device__ __forceinline__ float logit_factor() const {
+    return range == Range::kHuge ? 0.25f : 1.0f;
+  }
+  __device__ __forceinline__ float difference_factor() const {
+    return range == Range::kTiny ? 0x1p64f : 1.0f;
+  }
+  __device__ __forceinline__ bool is_plain() const { return range == Range::kPlain; }
 
   template <bool kPlain>
   __device__ __forceinline__ float exponent(float logit, float reference) const {
     if constexpr (kPlain) return (logit - reference) * bits_per_unit;
-    return (logit * logit_factor - reference * logit_factor) * difference_factor * bits_per_unit;
+    const float difference = logit * logit_factor() - reference * logit_factor();
+    return difference * difference_factor() * bits_per_unit;
   }
 
   __device__ __forceinline__ float weight(float logit, float reference) const {
-    return gpu::exp2_approximate(plain ? exponent<true>(logit, reference)
-                                       : exponent<false>(logit, reference));
+    return gpu::exp2_approximate(is_plain() ? exponent<true>(logit, reference)
+                                            : exponent<false>(logit, reference));
   }
 
   __device__ __forceinline__ uint64_t mass(float logit, float reference) const {

@@ -21,15 +21,18 @@ constexpr unsigned kBlocksPerMultiprocessor = 1;
 constexpr unsigned kBlocksPerMultiprocessor = 2;
 #endif
 constexpr unsigned kListCapacity = 4096;  // candidates a block can hold
-constexpr int kBins = 2048;
-constexpr int kSubKeys = 32;  // values of the last radix digit
+constexpr int kFirstBits = 11;            // of a radix digit
+constexpr int kBins = 1 << kFirstBits;
+constexpr int kSubBits = 5;  // of the last radix digit
+constexpr int kSubKeys = 1 << kSubBits;
 
 // What a kernel reports besides its result: how many tokens are kept, or what return_info asks for.
 enum class Details { kNone, kCount, kInfo };
 
 // What the parameters of a row ask for; the same in every block of a team.
 struct Plan {
-  float temperature;
+  RowStatus status;   // of the temperature
+  float temperature;  // 1 where it is invalid
   float top_p;
   float min_p;      // 0: off
   uint64_t top_k;   // 0: off
@@ -38,7 +41,7 @@ struct Plan {
   bool needs_sums;  // of weights
   bool needs_info;
   bool needs_count;  // of the finite logits
-  float window;      // candidates are at most this far below the maximum, in logits
+  float window;      // where nothing better is known, candidates are this close to the maximum
 };
 
 // What the leader knows after the streaming read.
@@ -50,13 +53,18 @@ struct Summary {
   uint64_t raw_mass;
 };
 
-enum class Action : uint32_t { kFinish, kHistogram, kSubHistogram, kWrite };
+enum class Action : uint32_t { kFinish, kGather, kHistogram, kSubHistogram, kWrite };
 
 struct Command {
   Action action = Action::kFinish;
   uint32_t leading = 0;  // digits of the key that are decided
   int leading_shift = 0;
   int shift = 0;
+  // No token below matters: segments below are not read.
+  float lowest = -kInfinity;
+  // Tokens from here on become the candidate list (kGather, kHistogram).
+  float threshold = kInfinity;
+  bool gathers = false;  // kSubHistogram: what lies above the leading digits becomes the list
   float row_max = 0.0f;
   float inverse_mass = 0.0f;  // of the row, in units of the largest weight
   LastKept last_kept = {};    // for kWrite
@@ -67,22 +75,47 @@ struct Level {  // one bin of a histogram
   uint32_t count_above;
   uint64_t mass_above;
   uint32_t count;
+  uint64_t mass;
   uint32_t held;  // the floor, not the target, chose this bin
+};
+
+enum class Measure : uint32_t { kCount, kMass, kFloor };
+
+struct CandidateList {
+  bool complete;  // it holds every token from its threshold on
+  unsigned size;
+};
+
+// For the shortest prefix of the order that reaches a target.
+struct Search {
+  uint64_t target;
+  Measure measure;
+  uint32_t floor_key;   // no token below it
+  uint32_t next_floor;  // the same of the search that follows
+  float lowest;         // no token below it matters
+  CandidateList list;
+  // The last read of the row makes the list of what lies above the last digit: another search
+  // follows, inside the prefix that this one finds.
+  bool gathers;
+  // The digit that is counted already, by its leading_shift; 0: none. kSubBits: of the tokens that
+  // have `leading`.
+  int counted_shift;
+  uint32_t leading;
 };
 
 struct Head {
   uint64_t scratch64[kMaxWarps];
+  uint64_t mass_above;  // the digit that was counted last
   uint32_t scratch32[kMaxWarps];
   float scratch_float[kMaxWarps];
   Plan plan;
   Summary summary;
   Command command;
+  Search search;  // the last
   Level level;
-  uint32_t running_max;     // order key of the largest logit seen by this block or told by a peer
-  uint32_t narrowing;       // how often the candidate window was halved
   uint32_t num_candidates;  // that wanted a place; only kListCapacity of them got one
   uint32_t num_finite;
-  uint32_t count_above;
+  uint32_t count_above;  // the digit that was counted last
   int found;
   uint32_t sub_count[kSubKeys];  // of the whole row
 };
@@ -93,9 +126,48 @@ struct Histogram {
   uint32_t count[kBins];
 };
 
-// Arrays per segment belong to the leader. The candidate list and the histogram are not needed
-// any more where `sub_counts` is used. Addresses are computed where they are used: kept as pointers
-// they would fill the registers.
+// Of the arrays of Memory: a mass, the largest logits of the pieces, two sums.
+constexpr size_t arrays_bytes(size_t segments) { return segments * (8 + kPieces * 4 + 2 * 4); }
+// What sm_86, sm_89 and sm_120 give a block.
+constexpr size_t kLargestSharedMemory = 99 * 1024;
+
+constexpr size_t sub_counts_bytes(size_t segments) {
+  return segments * kSubKeys * sizeof(uint16_t);
+}
+
+// Bytes of dynamic shared memory: the histogram and later `sub_counts` follow the candidate list.
+// From 722,944 columns on, `sub_counts` takes the end of the list.
+constexpr size_t shared_memory_bytes_of(size_t segments) {
+  const size_t list = sizeof(Head) + arrays_bytes(segments) + kListCapacity * sizeof(uint64_t);
+  const size_t with_histogram = list + sizeof(Histogram);
+  const size_t with_sub_counts = list + sub_counts_bytes(segments);
+  const size_t most =
+      with_sub_counts < kLargestSharedMemory ? with_sub_counts : kLargestSharedMemory;
+  return with_histogram > most ? with_histogram : most;
+}
+
+// Candidates that find a place in front of `sub_counts`.
+constexpr size_t list_capacity_beside_sub_counts(size_t segments) {
+  const size_t bytes = shared_memory_bytes_of(segments) - sub_counts_bytes(segments) -
+                       sizeof(Head) - arrays_bytes(segments);
+  return bytes / sizeof(uint64_t) < kListCapacity ? bytes / sizeof(uint64_t) : kListCapacity;
+}
+
+static_assert(sizeof(Head) % 8 == 0 && sizeof(Histogram) % 8 == 0 && kLargestSharedMemory % 8 == 0);
+// Two blocks on a multiprocessor of sm_80 (164 KB, 1 KB of each block's is reserved) up to 262,144
+// columns, and no more than any architecture has at 2^20.
+static_assert(2 * (shared_memory_bytes_of(262144 / kSegment) + 1024) <= 164 * 1024);
+static_assert(shared_memory_bytes_of(kMaxSegments) <= kLargestSharedMemory);
+static_assert(list_capacity_beside_sub_counts(262144 / kSegment) == kListCapacity);
+static_assert(list_capacity_beside_sub_counts(kMaxSegments) >= 256);
+
+inline size_t shared_memory_bytes(int64_t vocab) {
+  return shared_memory_bytes_of(static_cast<size_t>((vocab + kSegment - 1) / kSegment));
+}
+
+// Arrays per segment belong to the leader. The histogram is not needed any more where `sub_counts`
+// is used. Addresses are computed where they are used: kept as pointers they would fill the
+// registers.
 struct Memory {
   int segments;
 
@@ -109,58 +181,62 @@ struct Memory {
   __device__ __forceinline__ uint64_t* segment_mass() const {
     return reinterpret_cast<uint64_t*>(gpu::shared_memory() + sizeof(Head));
   }
-  __device__ __forceinline__ float* segment_max() const {
+  // [segments, kPieces]
+  __device__ __forceinline__ float* piece_max() const {
     return reinterpret_cast<float*>(segment_mass() + segments);
   }
-  __device__ __forceinline__ float* segment_sum() const { return segment_max() + segments; }
+  __device__ __forceinline__ float segment_max(int segment) const {
+    const float* pieces = piece_max() + segment * kPieces;
+    float max = pieces[0];
+#pragma unroll
+    for (int i = 1; i < kPieces; ++i) max = gpu::max_or_nan(max, pieces[i]);
+    return max;
+  }
+  __device__ __forceinline__ float* segment_sum() const { return piece_max() + segments * kPieces; }
   // At temperature 1.
   __device__ __forceinline__ float* segment_raw_sum() const { return segment_sum() + segments; }
+  // Tokens with one key, where the maxima are not needed any more.
   __device__ __forceinline__ uint32_t* segment_ties() const {
-    return reinterpret_cast<uint32_t*>(segment_raw_sum() + segments);
+    return reinterpret_cast<uint32_t*>(piece_max());
   }
   __device__ __forceinline__ uint64_t* list() const {
-    return segment_mass() + 3 * segments;  // 24 bytes a segment so far
+    return segment_mass() + arrays_bytes(static_cast<size_t>(segments)) / sizeof(uint64_t);
   }
   __device__ __forceinline__ Histogram* histogram() const {
     return reinterpret_cast<Histogram*>(list() + kListCapacity);
   }
   // [segments, kSubKeys / 2], two counts of 16 bits a word.
   __device__ __forceinline__ uint32_t* sub_counts() const {
-    return reinterpret_cast<uint32_t*>(list());
+    const size_t count = static_cast<size_t>(segments);
+    return reinterpret_cast<uint32_t*>(gpu::shared_memory() + shared_memory_bytes_of(count) -
+                                       sub_counts_bytes(count));
   }
 };
-
-static_assert(sizeof(Head) % 8 == 0);
-
-// Bytes of dynamic shared memory for rows of `vocab` columns.
-inline size_t shared_memory_bytes(int64_t vocab) {
-  const size_t segments = static_cast<size_t>((vocab + kSegment - 1) / kSegment);
-  const size_t list_and_histogram = kListCapacity * sizeof(uint64_t) + sizeof(Histogram);
-  const size_t sub_counts = segments * kSubKeys * sizeof(uint16_t);
-  return sizeof(Head) + segments * 24 +
-         (list_and_histogram > sub_counts ? list_and_histogram : sub_counts);
-}
 
 // The blocks that share a row: one (kTeam is false), or a cluster of 2 to 8.
 template <bool kTeam>
 struct Team {
-  unsigned size = 1;
-  unsigned rank = 0;
   int first_segment;  // of those that this block owns
   int last_segment;
 
-  __device__ __forceinline__ Team(unsigned team_size, int num_segments) {
-    if constexpr (kTeam) {
-      size = team_size;
-      rank = gpu::cluster_rank();
-    }
-    const int share = (num_segments + static_cast<int>(size) - 1) / static_cast<int>(size);
-    const int begin = static_cast<int>(rank) * share;
+  __device__ __forceinline__ explicit Team(int num_segments) {
+    const int team_size = static_cast<int>(size());
+    const int share = (num_segments + team_size - 1) / team_size;
+    const int begin = static_cast<int>(rank()) * share;
     first_segment = begin < num_segments ? begin : num_segments;
     last_segment = begin + share < num_segments ? begin + share : num_segments;
   }
 
-  __device__ __forceinline__ bool leads() const { return !kTeam || rank == 0; }
+  // Asked again where they are needed: kept, they would fill the registers.
+  __device__ __forceinline__ static unsigned size() {
+    if constexpr (kTeam) return gpu::cluster_size();
+    return 1;
+  }
+  __device__ __forceinline__ static unsigned rank() {
+    if constexpr (kTeam) return gpu::cluster_rank();
+    return 0;
+  }
+  __device__ __forceinline__ static bool leads() { return !kTeam || rank() == 0; }
 
   __device__ __forceinline__ static void barrier(
       gpu::Location location = gpu::Location::current()) {
@@ -179,7 +255,7 @@ struct Team {
 
   // By the leader: after the barrier that follows, every block sees the command.
   __device__ __forceinline__ void announce(Head* head, const Command& command) const {
-    if (gpu::thread_index() >= size) return;
+    if (gpu::thread_index() >= size()) return;
     if constexpr (kTeam) {
       *gpu::cluster_peer(&head->command, gpu::thread_index()) = command;
     } else {

@@ -1,4 +1,4 @@
-// The streaming read: maximum and sum of weights of every segment, and the tokens near the maximum.
+// The streaming read: maximum and sum of weights of every segment.
 #pragma once
 
 #include "row_memory.cuh"
@@ -9,6 +9,8 @@ __device__ __forceinline__ Plan make_plan(const FilterParameters& filters, int64
                                           int64_t columns, Details details) {
   Plan plan;
   plan.temperature = value_at(filters.temperature, row);
+  plan.status = temperature_status(plan.temperature);
+  if (plan.status != RowStatus::kValid) plan.temperature = 1.0f;
   plan.top_p = value_at(filters.top_p, row);
   const float min_p = value_at(filters.min_p, row);
   plan.min_p = min_p > 0.0f ? min_p : 0.0f;
@@ -21,7 +23,7 @@ __device__ __forceinline__ Plan make_plan(const FilterParameters& filters, int64
   plan.needs_count = details != Details::kNone && !plan.one_token && !plan.filtered;
   plan.needs_sums = plan.temperature != 0.0f && (!plan.one_token || plan.needs_info);
   // Tokens 2^-bits times as probable as the first: of 2^17 such, 2^(17 - bits) is the mass. A count
-  // says nothing about probabilities; 24 bits hold the first hundred tokens of a language model.
+  // says nothing about probabilities.
   float bits = 0.0f;
   if (plan.top_p < 1.0f) {
     const float left_out = 1.0f - plan.top_p;
@@ -33,72 +35,6 @@ __device__ __forceinline__ Plan make_plan(const FilterParameters& filters, int64
   }
   plan.window = bits * 0.693147181f * plan.temperature;
   return plan;
-}
-
-// Window in use after it was halved `narrowing` times.
-__device__ __forceinline__ float narrowed(float window, uint32_t narrowing) {
-  return window * std::bit_cast<float>((127u - narrowing) << 23);
-}
-
-// A block's list fills up: each time half of what was left is gone, only tokens half as far from
-// the maximum are taken from there on. The list stays complete above the last threshold.
-__device__ __forceinline__ void narrow_window(Head* head, unsigned num_candidates) {
-  constexpr uint32_t kMaxNarrowing = 11;
-  uint32_t narrowing = 0;
-  while (narrowing < kMaxNarrowing &&
-         num_candidates > kListCapacity - (kListCapacity >> (narrowing + 1))) {
-    ++narrowing;
-  }
-  if (narrowing > 0) gpu::atomic_max(&head->narrowing, narrowing);
-}
-
-template <typename Element, bool kTeam>
-__device__ __forceinline__ void gather_candidates(int segment, const float* logits,
-                                                  float segment_max, const Team<kTeam>& team,
-                                                  const Plan& plan, const Memory& memory) {
-  Head* head = memory.head();
-  float threshold = 0.0f;
-  if (gpu::lane_index() == 0) {
-    const uint32_t key = order_key(segment_max);
-    const uint32_t before = gpu::atomic_max(&head->running_max, key);
-    if (kTeam && before < key) {
-      for (unsigned peer = 0; peer < team.size; ++peer) {
-        if (peer != team.rank) {
-          gpu::atomic_max(gpu::cluster_peer(&head->running_max, peer), key);
-        }
-      }
-    }
-    threshold = logit_of_key(before > key ? before : key) -
-                narrowed(plan.window, gpu::atomic_load(&head->narrowing));
-    // A list that has overflowed is of no use: take nothing more.
-    if (gpu::atomic_load(&head->num_candidates) > kListCapacity) threshold = kInfinity;
-  }
-  threshold = gpu::shuffle(threshold, 0);
-  if (segment_max < threshold) return;  // the same in the whole warp
-  unsigned wanted = 0;
-#pragma unroll
-  for (int i = 0; i < kLaneLogits; ++i) {
-    wanted += logits[i] >= threshold && logits[i] > -kInfinity;
-  }
-  const unsigned upto = warp_inclusive_sum(wanted);
-  const unsigned total = gpu::shuffle(upto, 31);
-  unsigned place = 0;
-  if (gpu::lane_index() == 0) {
-    place = gpu::atomic_add(&head->num_candidates, total);
-    narrow_window(head, place + total);
-  }
-  place = gpu::shuffle(place, 0) + upto - wanted;
-  if (wanted == 0) return;
-#pragma unroll
-  for (int i = 0; i < kLaneLogits; ++i) {
-    if (logits[i] >= threshold && logits[i] > -kInfinity) {
-      if (place < kListCapacity) {
-        memory.list()[place] = static_cast<uint64_t>(Keys<Element>::of(logits[i])) << 32 |
-                               static_cast<uint32_t>(column_of(segment, i / kVector, i % kVector));
-      }
-      ++place;
-    }
-  }
 }
 
 // Sum of weights relative to `reference`, in an order that depends on nothing but the segment. In
@@ -121,26 +57,41 @@ __device__ __forceinline__ float segment_weight(const float* logits, const Scali
   return warp_reduce(sum, [](float a, float b) { return a + b; });
 }
 
-// Results per segment go to the leader. Ends without a barrier.
+// Results per segment go to the leader; the block that owns a segment also keeps its maxima. Ends
+// without a barrier.
 template <typename Element, bool kTeam>
 __device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kTeam>& team,
                                           const Plan& plan, const Scaling& scaling,
                                           const Memory& memory) {
   const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   const int warp = static_cast<int>(gpu::warp_index());
+  const bool leads = team.leads();
   for (int segment = team.first_segment + warp; segment < team.last_segment; segment += num_warps) {
     float logits[kLaneLogits];
     row.load_segment(segment, logits);
     float max = logits[0];
 #pragma unroll
     for (int i = 1; i < kLaneLogits; ++i) max = gpu::max_or_nan(max, logits[i]);
-    max = warp_reduce(max, [](float a, float b) { return gpu::max_or_nan(a, b); });
+    const auto larger = [](float a, float b) { return gpu::max_or_nan(a, b); };
+#pragma unroll
+    for (int mask = 1; mask < kPieceLanes; mask *= 2) {
+      max = larger(max, gpu::shuffle_xor(max, mask));
+    }
+    if (gpu::lane_index() % kPieceLanes == 0) {
+      const int piece = segment * kPieces + static_cast<int>(gpu::lane_index()) / kPieceLanes;
+      memory.piece_max()[piece] = max;
+      if (!leads) team.in_leader(memory.piece_max())[piece] = max;
+    }
+#pragma unroll
+    for (int mask = kPieceLanes; mask < 32; mask *= 2) {
+      max = larger(max, gpu::shuffle_xor(max, mask));
+    }
     const bool finite = max > -kInfinity && max < kInfinity;
     float sum = 0.0f;
     float raw_sum = 0.0f;
     if (finite && plan.needs_sums) {
-      sum = scaling.plain ? segment_weight<true>(logits, scaling, max)
-                          : segment_weight<false>(logits, scaling, max);
+      sum = scaling.is_plain() ? segment_weight<true>(logits, scaling, max)
+                               : segment_weight<false>(logits, scaling, max);
     }
     if (finite && plan.needs_info) {
       raw_sum = segment_weight<true>(logits, Scaling(1.0f), max);
@@ -155,12 +106,8 @@ __device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kT
       }
     }
     if (gpu::lane_index() == 0) {
-      team.in_leader(memory.segment_max())[segment] = max;
       team.in_leader(memory.segment_sum())[segment] = sum;
-      team.in_leader(memory.segment_raw_sum())[segment] = raw_sum;
-    }
-    if (finite && plan.filtered) {
-      gather_candidates<Element>(segment, logits, max, team, plan, memory);
+      if (plan.needs_info) team.in_leader(memory.segment_raw_sum())[segment] = raw_sum;
     }
   }
 }
@@ -171,9 +118,6 @@ __device__ __forceinline__ void reset(const Team<kTeam>& team, const Plan& plan,
                                       const Memory& memory) {
   if (gpu::thread_index() == 0) {
     memory.head()->plan = plan;
-    memory.head()->running_max = 0;
-    memory.head()->narrowing = 0;
-    memory.head()->num_candidates = 0;
     memory.head()->num_finite = 0;
   }
   team.barrier();
@@ -199,7 +143,7 @@ __device__ __forceinline__ void collect(const Row<Element>& row, const Plan& pla
   Summary summary = {};
   float max = -kInfinity;
   for (int segment = thread; segment < row.num_segments; segment += threads) {
-    max = gpu::max_or_nan(max, memory.segment_max()[segment]);
+    max = gpu::max_or_nan(max, memory.segment_max(segment));
   }
   max = block_reduce(max, head->scratch_float, -kInfinity,
                      [](float a, float b) { return gpu::max_or_nan(a, b); });
@@ -219,7 +163,7 @@ __device__ __forceinline__ void collect(const Row<Element>& row, const Plan& pla
   uint64_t mass = 0;
   uint64_t raw_mass = 0;
   for (int segment = thread; segment < row.num_segments; segment += threads) {
-    const float segment_max = memory.segment_max()[segment];
+    const float segment_max = memory.segment_max(segment);
     if (segment_max == max && static_cast<uint32_t>(segment) < first) {
       first = static_cast<uint32_t>(segment);
     }

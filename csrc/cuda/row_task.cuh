@@ -14,7 +14,6 @@ namespace autodeco::cuda {
 // Grid: as many blocks a row, in row-major order, as the launch chose.
 template <typename Element, bool kTeam>
 struct RowTask {
-  unsigned team_size;
   int64_t row_index;
   Row<Element> row;
   Team<kTeam> team;
@@ -22,12 +21,13 @@ struct RowTask {
 
   __device__ __forceinline__ RowTask(const void* logits, const RowLayout& layout,
                                      const RowParameter<int64_t>& valid_vocab)
-      : team_size(kTeam ? gpu::num_blocks() / static_cast<unsigned>(layout.num_rows) : 1),
-        row_index(gpu::block_index() / team_size),
+      : row_index(gpu::block_index() / Team<kTeam>::size()),
         row(logits, row_offset(layout, row_index),
             existing_columns(layout.vocab, value_at(valid_vocab, row_index))),
-        team(team_size, row.num_segments),
-        memory(static_cast<int>(layout.vocab)) {}
+        team(row.num_segments),
+        memory(static_cast<int>(layout.vocab)) {
+    gpu::promise_num_threads<kThreads>();
+  }
 };
 
 // The streaming read of a row whose parameters are valid. The leader then has what every block

@@ -90,7 +90,7 @@ __device__ __forceinline__ void draw_samples(const SampleArguments& arguments, i
     const uint64_t segment_mass = memory.segment_mass()[segment] - before;
     const Token token =
         draw_in_segment(leader.row, segment, leader.scaling,
-                        filtered ? leader.row_max : memory.segment_max()[segment], segment_mass,
+                        filtered ? leader.row_max() : memory.segment_max(segment), segment_mass,
                         threshold - before, !filtered, [&](float logit, int column) {
                           return logit > -kInfinity &&
                                  (!filtered || kept.contains(Keys<Element>::of(logit), column));
@@ -113,7 +113,7 @@ __device__ __forceinline__ void lead_row(const SampleArguments& arguments, int64
     write_invalid(arguments, row_index, summary.status);
     return;
   }
-  Leader<Element, kTeam> leader = {row, team, scaling, memory, summary.max, {}};
+  const Leader<Element, kTeam> leader = {row, team, scaling, memory};
   KeptSet kept = {};
   if (plan.one_token) {
     kept.count = 1;

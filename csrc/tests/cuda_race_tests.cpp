@@ -43,6 +43,10 @@ void run_all_paths(int cluster) {
   run(RowKind::kRounded, 2500, {1.0f, 0.6f, 0, 0.0f});
   run(RowKind::kAllEqual, 9000, {1.0f, 0.5f, 0, 0.0f});
   run(RowKind::kUniform, 9000, {1.0f, 0.5f, 5000, 0.0f});
+  run(RowKind::kUniform, 9000, {1.0f, 0.9f, 50, 0.0f});
+  run(RowKind::kAllEqual, 9000, {1.0f, 0.9f, 4000, 0.0f});
+  run(RowKind::kHalf, 9000, {1.0f, 0.9f, 0, 0.0f});
+  run(RowKind::kConfident, 2500, {1.0f, 0.9f, 0, 1e-3f});
   run(RowKind::kGaussian, 2500, {0.0f, 1.0f, 0, 0.0f});
   run(RowKind::kGaussian, 2500, {1.0f, 1.0f, 0, 0.0f});
   // More segments than threads: scans in several rounds.

@@ -63,17 +63,21 @@ void kernels_agree_with_a_sort(int trials, uint64_t seed) {
   std::mt19937_64 random(seed);
   const float temperatures[] = {1.0f, 0.1f, 0.7f, 2.0f, 0.0f};
   const float top_ps[] = {0.9f, 0.5f, 1.0f, 0.999999f, 0.0f};
-  const Order orders[] = {Order::kForward, Order::kReverse, Order::kRandom};
+  const Order orders[] = {Order::kForward, Order::kReverse, Order::kRandom, Order::kLockstep};
+  const RowKind kinds[] = {RowKind::kPeaked,    RowKind::kGaussian,   RowKind::kUniform,
+                           RowKind::kRounded,   RowKind::kAllEqual,   RowKind::kTwoValues,
+                           RowKind::kMasked,    RowKind::kClose,      RowKind::kAscending,
+                           RowKind::kConfident, RowKind::kNeighbours, RowKind::kHalf};
   for (int trial = 0; trial < trials; ++trial) {
     const int vocab = 1 + static_cast<int>(random() % (trial % 5 == 0 ? 9000 : 2600));
-    const RowKind kind = static_cast<RowKind>(random() % static_cast<int>(RowKind::kHuge));
+    const RowKind kind = kinds[random() % std::size(kinds)];
     const Batch<Element> batch({make_row(kind, vocab, random)}, static_cast<int>(random() % 4));
     Filters filters;
     filters.temperature = temperatures[random() % 5];
     filters.top_p = top_ps[random() % 5];
     if (trial % 3 == 0) filters.top_k = 1 + static_cast<int64_t>(random() % (vocab + 3));
     if (trial % 4 == 0) filters.min_p = 0.01f;
-    emulation::device.order = orders[random() % 3];
+    emulation::device.order = orders[random() % 4];
     const int cluster = 1 << random() % 4;
     const std::string what = "kind " + std::to_string(static_cast<int>(kind)) + ", T " +
                              std::to_string(filters.temperature) + ", P " +

@@ -94,7 +94,7 @@ template <typename Element>
 void kernel_agrees_with_a_sort(int trials, int seed) {
   std::mt19937_64 random(static_cast<uint64_t>(seed));
   const int clusters[] = {1, 2, 4, 8};
-  const Order orders[] = {Order::kForward, Order::kReverse, Order::kRandom};
+  const Order orders[] = {Order::kForward, Order::kReverse, Order::kRandom, Order::kLockstep};
   for (int trial = 0; trial < trials; ++trial) {
     const int vocab_kind = static_cast<int>(random() % 8);
     int vocab = 1 + static_cast<int>(random() % 3000);
@@ -118,7 +118,7 @@ void kernel_agrees_with_a_sort(int trials, int seed) {
     }
     const Batch<Element> batch(source, static_cast<int>(random() % 3 == 0 ? random() % 8 : 0));
     const int cluster = clusters[random() % 4];
-    emulation::device.order = orders[random() % 3];
+    emulation::device.order = orders[random() % 4];
     const SampleResult result = sample(batch, filters, cluster, num_samples, true, vocab);
     for (int row = 0; row < num_rows; ++row) {
       judge_row(batch, row, filters[row], result, num_samples,
@@ -126,13 +126,24 @@ void kernel_agrees_with_a_sort(int trials, int seed) {
     }
     // Another launch shape, another thread order, no infos, another alignment: the same tokens.
     const int other_cluster = clusters[random() % 4];
-    emulation::device.order = orders[random() % 3];
+    emulation::device.order = orders[random() % 4];
     expect(sample(batch, filters, other_cluster, num_samples, true, vocab) == result,
            "same in another launch shape: " + describe(kinds[0], filters[0], vocab, other_cluster));
     const Batch<Element> moved(source, static_cast<int>(random() % 8));
     expect(sample(moved, filters, 1, num_samples, false, vocab).tokens == result.tokens,
            "same at another alignment");
   }
+}
+
+// Masses fill 64 bits to the last: 2^20 equal tokens and the largest P below 1.
+void sums_do_not_overflow() {
+  constexpr int kMostColumns = 1 << 20;
+  const Batch<float> batch({std::vector<float>(kMostColumns, -1.25f)}, 0);
+  Filters filters;
+  filters.top_p = 0.99999994f;
+  const SampleResult result = sample(batch, {filters}, 8, 2, true, kMostColumns);
+  expect(result.kept[0] > kMostColumns - 4 && result.tokens[0] >= 0 && result.tokens[1] >= 0,
+         "2^20 equal tokens");
 }
 
 // The second row in a batch and alone, with the same seed and offset.
@@ -210,6 +221,7 @@ int main(int count, char** values) {
     kernel_agrees_with_a_sort<float>(trials, 1);
     kernel_agrees_with_a_sort<cuda::BFloat16>(trials, 2);
     kernel_agrees_with_a_sort<cuda::Float16>(trials, 3);
+    sums_do_not_overflow();
     rows_do_not_affect_each_other();
     invalid_rows_get_a_status<float>();
     invalid_rows_get_a_status<cuda::BFloat16>();

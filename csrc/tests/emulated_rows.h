@@ -33,6 +33,9 @@ enum class RowKind {
   kHuge,
   kTiny,
   kAscending,
+  kConfident,   // 5 tokens far above the rest
+  kNeighbours,  // ten equal tokens side by side far above the rest, as digits may be
+  kHalf,        // flat in half of the columns, far below in the others, by turns
   kNumKinds,
 };
 
@@ -75,10 +78,22 @@ inline std::vector<float> make_row(RowKind kind, int vocab, std::mt19937_64& ran
       case RowKind::kTiny:
         logit = 1e-39f * noise;
         break;
+      case RowKind::kHalf:
+        logit = noise - (i % 256 < 128 ? 0.0f : 40.0f);
+        break;
+      case RowKind::kConfident:
+        logit = 2.5f * noise;
+        break;
+      case RowKind::kNeighbours:
+        logit = 1.5f * noise + (i / 10 == vocab / 20 ? 25.0f : 0.0f);
+        break;
       default:
         logit = 20.0f * static_cast<float>(i) / static_cast<float>(vocab);
         break;
     }
+  }
+  if (kind == RowKind::kConfident) {
+    for (int i = 0; i < 5; ++i) row[random() % row.size()] = 22.0f + 0.5f * static_cast<float>(i);
   }
   if (kind == RowKind::kMasked) row[random() % row.size()] = 1.0f;
   return row;

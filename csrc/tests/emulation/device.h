@@ -22,7 +22,8 @@ namespace autodeco::emulation {
 
 using Location = std::source_location;
 
-enum class Order { kForward, kReverse, kRandom };
+// kLockstep lets all threads take turns, as the warps of a GPU do; the others let one warp run on.
+enum class Order { kForward, kReverse, kRandom, kLockstep };
 
 struct Thread;
 
@@ -91,7 +92,7 @@ struct Device {
   unsigned num_ready = 0;
   unsigned alive = 0;
   unsigned block_threads = 0;
-  unsigned num_blocks = 0;
+  unsigned cluster_size = 0;
   char error[300] = {};
   void (*body)(void*) = nullptr;
   void* context = nullptr;
@@ -108,7 +109,8 @@ AUTODECO_EMULATOR uint64_t next_random() {
   return device.random;
 }
 
-// Runs the newest ready thread, so that a warp goes on until it meets a block barrier.
+// Runs the newest ready thread, so that a warp goes on until it meets a block barrier; in lockstep
+// the oldest.
 AUTODECO_EMULATOR void run_next(Fiber& from) {
   Fiber* to = &device.main;
   if (device.num_ready != 0) {
@@ -120,6 +122,10 @@ AUTODECO_EMULATOR void run_next(Fiber& from) {
       device.ready[last] = swapped;
     }
     device.current = device.ready[last];
+    if (device.order == Order::kLockstep) {
+      device.current = device.ready[0];
+      for (unsigned i = 0; i < last; ++i) device.ready[i] = device.ready[i + 1];
+    }
     to = device.current;
   }
   if (to != &from) switch_fiber(from, *to);
@@ -154,10 +160,13 @@ AUTODECO_EMULATOR bool arrive(Meeting& meeting, const char* file, unsigned line,
   return ++meeting.arrived == meeting.expected;
 }
 
-// The thread that is to run first goes into the stack of ready threads last.
+// The thread that arrived first is to run first, or last in the reverse order. The newest in
+// `ready` runs first, or the oldest in lockstep.
 AUTODECO_EMULATOR void release_waiting(Meeting& meeting) {
-  unsigned slot = device.num_ready + (device.order == Order::kReverse ? 0 : meeting.arrived - 1);
-  const int step = device.order == Order::kReverse ? 1 : -1;
+  const bool first_goes_lowest =
+      device.order == Order::kReverse || device.order == Order::kLockstep;
+  unsigned slot = device.num_ready + (first_goes_lowest ? 0 : meeting.arrived - 1);
+  const int step = first_goes_lowest ? 1 : -1;
   for (Thread* thread = meeting.first; thread != nullptr; thread = thread->next) {
     device.ready[slot] = thread;
     slot += step;
@@ -192,21 +201,15 @@ AUTODECO_EMULATOR void wait(Meeting& meeting, const Location& location) {
 }
 
 // Everyone's value, by lane. All 32 lanes take part.
-AUTODECO_EMULATOR const uint64_t* exchange(uint64_t value, const char* file, unsigned line,
-                                           bool orders_memory) {
+AUTODECO_EMULATOR const uint64_t* exchange(uint64_t value, const char* file, unsigned line) {
   Warp& warp = device.current->block->warps[device.current->index / 32];
   warp.input[device.current->index % 32] = value;
-  const bool completes = arrive(warp.meeting, file, line, orders_memory);
+  const bool completes = arrive(warp.meeting, file, line, false);
   if (completes) {
     for (int lane = 0; lane < 32; ++lane) warp.result[lane] = warp.input[lane];
   }
-  leave(warp.meeting, orders_memory, completes);
+  leave(warp.meeting, false, completes);
   return warp.result;
-}
-
-AUTODECO_EMULATOR void warp_wait(const Location& location) {
-  if (is_removed(location.file_name(), location.line())) return;
-  exchange(0, location.file_name(), location.line(), true);
 }
 
 AUTODECO_EMULATOR void run_thread() {
@@ -281,7 +284,9 @@ inline void run_cluster(const Launch& launch, ClusterMemory& cluster) {
     thread.block = cluster.peers[i / launch.threads];
     thread.stack = stacks + i * kStackBytes;
     prepare_fiber(thread, &run_thread);
-    device.ready[device.order == Order::kReverse ? i : count - 1 - i] = &thread;
+    const bool low_goes_lowest =
+        device.order == Order::kReverse || device.order == Order::kLockstep;
+    device.ready[low_goes_lowest ? i : count - 1 - i] = &thread;
   }
   device.num_ready = device.alive = count;
   run_next(device.main);
@@ -302,7 +307,7 @@ inline void run_grid(const Launch& launch, void (*body)(void*), void* context) {
   device.body = body;
   device.context = context;
   device.block_threads = launch.threads;
-  device.num_blocks = launch.blocks;
+  device.cluster_size = launch.cluster;
   device.error[0] = 0;
 #if defined(__SANITIZE_THREAD__)
   device.main.race_detector = __tsan_get_current_fiber();

@@ -25,11 +25,13 @@ struct Words4 {
 
 AUTODECO_EMULATOR unsigned thread_index() { return emulation::device.current->index; }
 AUTODECO_EMULATOR unsigned num_threads() { return emulation::device.block_threads; }
+template <unsigned kThreads>
+void promise_num_threads() {}  // kernels run with fewer under ThreadSanitizer
 AUTODECO_EMULATOR unsigned block_index() { return emulation::device.current->block->index; }
-AUTODECO_EMULATOR unsigned num_blocks() { return emulation::device.num_blocks; }
 AUTODECO_EMULATOR unsigned lane_index() { return emulation::device.current->index % 32; }
 AUTODECO_EMULATOR unsigned warp_index() { return emulation::device.current->index / 32; }
 AUTODECO_EMULATOR unsigned cluster_rank() { return emulation::device.current->block->rank; }
+AUTODECO_EMULATOR unsigned cluster_size() { return emulation::device.cluster_size; }
 AUTODECO_EMULATOR char* shared_memory() { return emulation::device.current->block->shared; }
 
 AUTODECO_EMULATOR void block_barrier(Location location = Location::current()) {
@@ -37,9 +39,6 @@ AUTODECO_EMULATOR void block_barrier(Location location = Location::current()) {
 }
 AUTODECO_EMULATOR void cluster_barrier(Location location = Location::current()) {
   emulation::wait(*emulation::device.current->block->cluster_barrier, location);
-}
-AUTODECO_EMULATOR void warp_barrier(Location location = Location::current()) {
-  emulation::warp_wait(location);
 }
 
 AUTODECO_EMULATOR char* peer_memory(unsigned rank) {
@@ -67,21 +66,21 @@ AUTODECO_EMULATOR T from_word(uint64_t word) {
 
 template <typename T>
 AUTODECO_EMULATOR T shuffle(T value, unsigned lane, Location at = Location::current()) {
-  return from_word<T>(emulation::exchange(to_word(value), at.file_name(), at.line(), false)[lane]);
+  return from_word<T>(emulation::exchange(to_word(value), at.file_name(), at.line())[lane]);
 }
 template <typename T>
 AUTODECO_EMULATOR T shuffle_xor(T value, int mask, Location at = Location::current()) {
   const unsigned lane = lane_index() ^ static_cast<unsigned>(mask);
-  return from_word<T>(emulation::exchange(to_word(value), at.file_name(), at.line(), false)[lane]);
+  return from_word<T>(emulation::exchange(to_word(value), at.file_name(), at.line())[lane]);
 }
 template <typename T>
 AUTODECO_EMULATOR T shuffle_up(T value, unsigned distance, Location at = Location::current()) {
   const unsigned me = lane_index();
   const unsigned lane = me >= distance ? me - distance : me;
-  return from_word<T>(emulation::exchange(to_word(value), at.file_name(), at.line(), false)[lane]);
+  return from_word<T>(emulation::exchange(to_word(value), at.file_name(), at.line())[lane]);
 }
 AUTODECO_EMULATOR unsigned ballot(bool condition, Location at = Location::current()) {
-  const uint64_t* votes = emulation::exchange(condition, at.file_name(), at.line(), false);
+  const uint64_t* votes = emulation::exchange(condition, at.file_name(), at.line());
   unsigned result = 0;
   for (unsigned lane = 0; lane < 32; ++lane) result |= (votes[lane] != 0 ? 1u : 0u) << lane;
   return result;
@@ -91,18 +90,10 @@ AUTODECO_EMULATOR unsigned ballot(bool condition, Location at = Location::curren
 inline uint32_t atomic_add(uint32_t* address, uint32_t value) {
   return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
 }
-inline uint32_t atomic_or(uint32_t* address, uint32_t value) {
-  return __atomic_fetch_or(address, value, __ATOMIC_RELAXED);
-}
-inline uint32_t atomic_load(const uint32_t* address) {
-  return __atomic_load_n(address, __ATOMIC_RELAXED);
-}
-inline uint32_t atomic_max(uint32_t* address, uint32_t value) {
-  uint32_t before = __atomic_load_n(address, __ATOMIC_RELAXED);
-  while (before < value && !__atomic_compare_exchange_n(address, &before, value, false,
-                                                        __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-  }
-  return before;
+
+template <typename T>
+const T* opaque(const T* address) {
+  return address;
 }
 
 AUTODECO_EMULATOR void count_bytes(uint64_t bytes) { emulation::device.bytes_loaded += bytes; }

@@ -1,0 +1,163 @@
+// The weighted radix select: the shortest prefix of a row's order that reaches a count or a mass,
+// found digit by digit in the candidate list or in the row.
+#pragma once
+
+#include "radix.cuh"
+
+namespace autodeco::cuda {
+
+struct KeptSet {
+  uint32_t key;  // of the last kept token
+  uint32_t kept_ties;
+  uint32_t ties;  // tokens with that key
+  int last_tie;   // those are kept up to this column
+  uint64_t count;
+  uint64_t mass;
+
+  __device__ __forceinline__ bool contains(uint32_t token_key, int column) const {
+    return token_key > key || (token_key == key && column <= last_tie);
+  }
+};
+
+// What the leader works with.
+template <typename Element, bool kTeam>
+struct Leader {
+  const Row<Element>& row;
+  const Team<kTeam>& team;
+  const Scaling& scaling;
+  const Memory& memory;
+
+  __device__ __forceinline__ float row_max() const { return memory.head()->summary.max; }
+  __device__ __forceinline__ uint64_t mass_of(float logit) const {
+    return scaling.mass(logit, row_max());
+  }
+  __device__ __forceinline__ uint64_t mass_of_key(uint32_t key) const {
+    return mass_of(Keys<Element>::logit(key));
+  }
+};
+
+// Tells every block what to do, and makes the leader take part in it.
+template <typename Element, bool kTeam>
+__device__ __forceinline__ void execute(const Row<Element>& row, const Team<kTeam>& team,
+                                        const Command& command, const Scaling& scaling,
+                                        const Memory& memory) {
+  if (command.action == Action::kHistogram) {
+    histogram_of_row(row, team, command, scaling, memory);
+  } else if (command.action == Action::kGather) {
+    gather_candidates(row, team, command, memory);
+  } else if (command.action == Action::kSubHistogram) {
+    sub_histogram_of_row(row, team, command, scaling, memory);
+  }
+}
+
+template <typename Element, bool kTeam>
+__device__ __forceinline__ void command_all(const Leader<Element, kTeam>& leader,
+                                            const Command& command) {
+  leader.team.announce(leader.memory.head(), command);
+  leader.team.barrier();
+  execute(leader.row, leader.team, command, leader.scaling, leader.memory);
+}
+
+// The shortest prefix that reaches the target.
+template <typename Element, bool kTeam>
+__device__ __forceinline__ KeptSet find_prefix(const Leader<Element, kTeam>& leader,
+                                               const Search& next) {
+  constexpr int kBits = Keys<Element>::kBits;
+  const Memory& memory = leader.memory;
+  // Read from shared memory where it is needed: it would not fit the registers.
+  const Search& search = memory.head()->search;
+  Measure measure = next.measure;
+  uint32_t leading = 0;  // digits of the key that are decided
+  int leading_shift = kBits;
+  Level& level = memory.head()->level;
+  gpu::block_barrier();  // an earlier search and its level have been read
+  if (gpu::thread_index() == 0) {
+    memory.head()->search = next;
+    level = {};
+  }
+  gpu::block_barrier();
+#pragma unroll 1
+  while (leading_shift > 0) {
+    const bool from_row = !search.list.complete;
+    if (from_row && measure == Measure::kFloor) {  // all digits but the last are known
+      leading_shift = kSubBits;
+      leading = search.floor_key >> kSubBits;
+    } else if (from_row && search.counted_shift == kSubBits) {
+      leading_shift = kSubBits;
+      leading = search.leading;
+    }
+    Command command;
+    command.leading = leading;
+    command.leading_shift = leading_shift;
+    // 32 bits are 11 + 11 + 5 + 5, 16 bits are 11 + 5.
+    command.shift = leading_shift > kFirstBits + kSubBits ? leading_shift - kFirstBits
+                    : leading_shift > kSubBits            ? kSubBits
+                                                          : 0;
+    command.action = command.shift == 0 ? Action::kSubHistogram : Action::kHistogram;
+    command.row_max = leader.row_max();
+    command.lowest = search.lowest;
+    command.gathers = search.gathers;
+    if (!from_row) {
+      histogram_of_list<Element>(search.list, command, leader.scaling, memory);
+    } else if (search.counted_shift != leading_shift) {
+      command_all(leader, command);
+    }
+    int floor_bin = 0;
+    if (has_leading_digits(search.floor_key, command)) {
+      floor_bin = static_cast<int>(digit_of(search.floor_key, command));
+    }
+    if (from_row && command.shift == 0) {
+      uint64_t mass_above = 0;
+      for (int segment = static_cast<int>(gpu::thread_index()); segment < leader.row.num_segments;
+           segment += static_cast<int>(gpu::num_threads())) {
+        mass_above += memory.segment_mass()[segment];
+      }
+      mass_above = block_reduce(mass_above, memory.head()->scratch64, uint64_t{0},
+                                [](uint64_t a, uint64_t b) { return a + b; });
+      if (gpu::thread_index() == 0) {
+        level = {0, memory.head()->count_above, mass_above, 0, 0, 0};
+        memory.head()->mass_above = mass_above;
+      }
+      const auto count_of = [&](int bin) { return memory.head()->sub_count[bin]; };
+      if (gpu::thread_index() < kSubKeys) {
+        uint32_t count = 0;
+        for (int segment = 0; segment < leader.row.num_segments; ++segment) {
+          count += sub_count(memory, segment, gpu::thread_index());
+        }
+        memory.head()->sub_count[gpu::thread_index()] = count;
+      }
+      gpu::block_barrier();
+      find_level(
+          kSubKeys, measure, search.target, floor_bin, count_of,
+          [&](int bin) {
+            const uint32_t count = count_of(bin);
+            const uint32_t key = leading << kSubBits | static_cast<uint32_t>(bin);
+            return count == 0 ? uint64_t{0} : count * leader.mass_of_key(key);
+          },
+          memory.head());
+    } else {
+      find_level_of_histogram(1 << (command.leading_shift - command.shift), measure, search.target,
+                              floor_bin, memory);
+    }
+    if (level.held != 0) measure = Measure::kFloor;
+    leading = leading << (leading_shift - command.shift) | level.bin;
+    leading_shift = command.shift;
+  }
+  KeptSet kept = {};
+  kept.key = leading;
+  kept.ties = level.count;
+  const uint64_t tie_mass = leader.mass_of_key(kept.key);
+  uint64_t needed = level.count;
+  if (measure == Measure::kCount) {
+    needed = search.target - level.count_above;
+  } else if (measure == Measure::kMass && tie_mass > 0) {
+    // Rounded up, without a sum beyond 64 bits.
+    needed = (search.target - level.mass_above - 1) / tie_mass + 1;
+  }
+  kept.kept_ties = needed < level.count ? static_cast<uint32_t>(needed) : level.count;
+  kept.count = level.count_above + kept.kept_ties;
+  kept.mass = level.mass_above + kept.kept_ties * tie_mass;
+  return kept;
+}
+
+}  // namespace autodeco::cuda
