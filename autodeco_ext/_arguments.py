@@ -140,7 +140,12 @@ def number(op: str, name: str, value: object) -> float:
         raise TypeError(
             f"autodeco_ext.{op}: {name} must be a number or a tensor, got {type(value).__name__}"
         )
-    result = float(value)
+    try:
+        result = float(value)
+    except OverflowError:
+        raise ValueError(
+            f"autodeco_ext.{op}: {name} must be in the range of a float, got a larger integer"
+        ) from None
     if result != result:  # NaN; unlike math.isnan this can be traced when the value changes
         raise ValueError(f"autodeco_ext.{op}: {name} must be a number, got nan")
     return result

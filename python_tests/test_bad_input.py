@@ -29,6 +29,7 @@ Case = tuple[str, dict[str, Any], type[Exception], str]
 
 # What is refused without looking at a value inside a tensor.
 ARGUMENT_CASES: list[Case] = [
+    ("a huge integer", {"temperature": 10**400}, ValueError, "in the range of a float"),
     ("not a tensor", {"logits": [1.0]}, TypeError, "logits must be a torch.Tensor, got list"),
     (
         "no dimension",
