@@ -33,6 +33,8 @@ def write(path: Path, folder: Path) -> list[Path]:
     }
     if not any("fraction_of_floor" in record for record in result["records"]):
         del drawings["floor"]  # the op has no floor, or it was not asked for
+    if len({record["vocab"] for record in result["records"]}) < 2:
+        del drawings["latency"]  # a line needs two points
     for name, draw in drawings.items():
         figure = draw(result, _panels(charts, result), caption(result["machine"]))
         written.append(_save(figure, folder / f"{path.stem}-{name}.png"))

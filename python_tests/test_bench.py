@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bench_records import SHAPE, record
 
 from bench import __main__ as program
 from bench import cases, runner, summary, table
@@ -17,19 +18,6 @@ from bench.gpu import STAGES
 from bench.providers import NOT_FETCHED, Missing, Provider, flash_infer, floor, vllm
 from bench.rows import DISTRIBUTIONS
 from bench.runner import FAIL, OK, Shape
-
-SHAPE = Shape("sample", "peaked", 3, 500, "float32")
-
-
-def record(provider: str, time: float | None = 10.0, shape: Shape = SHAPE, **extra) -> dict:
-    result = {**shape._asdict(), "provider": provider, "check": OK, **extra}
-    if time is not None:
-        result["microseconds"] = {
-            "median": time,
-            "percentile_20": 0.9 * time,
-            "percentile_80": 1.1 * time,
-        }
-    return result
 
 
 def test_a_provider_that_draws_outside_the_nucleus_fails_its_check() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bench_records import SHAPE, record
 
 from bench import __main__ as program
 from bench import cases
@@ -23,20 +24,8 @@ from bench.providers import NOT_FETCHED, Missing, Provider
 from bench.runner import FAIL, OK, Shape
 from bench.timing import Timing
 
-SHAPE = Shape("sample", "peaked", 3, 500, "float32")
 ONE_SHAPE = ["--vocab", "500", "--dtype", "float32", "--distribution", "peaked"]
 FACTS = {"gpu": "a GPU", "torch": "2.11", "commit": "abc", "driver": "1"}
-
-
-def record(provider: str, time: float | None = 10.0, shape: Shape = SHAPE, **extra) -> dict:
-    result = {**shape._asdict(), "provider": provider, "check": OK, **extra}
-    if time is not None:
-        result["microseconds"] = {
-            "median": time,
-            "percentile_20": 0.9 * time,
-            "percentile_80": 1.1 * time,
-        }
-    return result
 
 
 def test_a_journal_survives_being_cut_off(tmp_path: Path) -> None:
@@ -245,6 +234,6 @@ def test_our_providers_are_right_and_timed_on_cuda(
     ours = {name: providers[name] for name in (cases.OURS, cases.FLOOR) if name in providers}
     journal = Journal(tmp_path / "bench.jsonl", FACTS)
     gpu_bench._run_case(shape, ours, journal, CudaTimer(seconds=0.01))
-    for record in journal.of(shape).values():
-        assert (record["check"], record["graph"]) == (OK, "yes")
-        assert 0 < record["microseconds"]["median"] <= record["call_microseconds"]["median"] * 1.5
+    for timed in journal.of(shape).values():
+        assert (timed["check"], timed["graph"]) == (OK, "yes")
+        assert 0 < timed["microseconds"]["median"] <= timed["call_microseconds"]["median"] * 1.5
