@@ -144,7 +144,7 @@ def temperature_loss(
     return _reduce(op, losses[:, 0], rows.mask, reduction)
 
 
-def top_p_loss(
+def soft_top_p_loss(
     logits: Tensor,
     temperature: Tensor,
     top_p: Tensor,
@@ -173,10 +173,10 @@ def top_p_loss(
             hard top-p keeps it. "exclusive" sums the mass strictly before a token, as that does.
 
     >>> logits = torch.tensor([[1.0, 3.0]]).log()
-    >>> top_p_loss(logits, torch.ones(1), torch.ones(1), torch.tensor([1]))  # P = 1 cuts nothing
+    >>> soft_top_p_loss(logits, torch.ones(1), torch.ones(1), torch.tensor([1]))  # P = 1: no cut
     tensor(0.2158)
     """
-    op = "top_p_loss"
+    op = "soft_top_p_loss"
     megatron = _is_megatron(op, variant)
     if cumulative not in ("inclusive", "exclusive"):
         requirement = "must be 'inclusive' or 'exclusive'"
@@ -219,7 +219,7 @@ def autodeco_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> AutoDecoLoss:
-    """temperature_loss + top_p_loss, and both parts; each part is reduced on its own.
+    """temperature_loss + soft_top_p_loss, and both parts; each part is reduced on its own.
 
     >>> logits, half = torch.zeros(3, 4), torch.full((3,), 0.5, requires_grad=True)
     >>> autodeco_loss(logits, half, half, torch.tensor([0, 1, -100])).loss.backward()
@@ -234,7 +234,7 @@ def autodeco_loss(
     of_temperature = temperature_loss(
         logits, temperature, labels, temperature_clamp=temperature_clamp, **shared
     )
-    of_top_p = top_p_loss(
+    of_top_p = soft_top_p_loss(
         logits,
         temperature,
         top_p,

@@ -41,8 +41,8 @@ from autodeco_ext._reference_checks import (
 from autodeco_ext._reference_losses import (
     AutoDecoLoss,
     autodeco_loss,
+    soft_top_p_loss,
     temperature_loss,
-    top_p_loss,
 )
 from autodeco_ext._reference_random import philox4x32_10, philox_uniform
 
@@ -63,8 +63,8 @@ __all__ = [
     "philox_uniform",
     "sample",
     "sampling_distribution",
+    "soft_top_p_loss",
     "temperature_loss",
-    "top_p_loss",
 ]
 
 

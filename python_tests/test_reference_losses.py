@@ -77,12 +77,12 @@ def test_each_variant_has_its_own_clamps(variant: str, clamps: tuple[float, floa
         assert (default == losses(temperature, **{name: 0.0})[i]) == (clamps[i] == 0)
 
 
-def test_top_p_loss_decays_the_inclusive_sum_beyond_top_p() -> None:
+def test_soft_top_p_loss_decays_the_inclusive_sum_beyond_top_p() -> None:
     masses = [0.5, 0.3 * math.exp(-30 * 0.2), 0.2 * math.exp(-30 * 0.4)]  # C = 0.5, 0.8, 1; P = 0.6
     total = sum(masses) + 1e-9
     for i, p in enumerate(PROBS):
         expected = p * -math.log(masses[i] / total + 1e-9)
-        got = reference.top_p_loss(row(), one(1.0), one(0.6), label(i))
+        got = reference.soft_top_p_loss(row(), one(1.0), one(0.6), label(i))
         assert got.item() == pytest.approx(expected, rel=1e-12)
 
 
@@ -92,7 +92,7 @@ def test_the_exclusive_sum_always_keeps_the_first_token() -> None:
     exclusive = [p * math.exp(-10 * c) for p, c in zip(PROBS, (0.0, 0.25, 0.55), strict=True)]
     for name, masses in (("inclusive", inclusive), ("exclusive", exclusive)):
         expected = 0.5 * -math.log(masses[0] / (sum(masses) + 1e-9) + 1e-9)
-        got = reference.top_p_loss(
+        got = reference.soft_top_p_loss(
             row(), one(1.0), one(0.25), label(0), cumulative=name, steepness=10.0
         )
         assert got.item() == pytest.approx(expected, rel=1e-12)
@@ -100,7 +100,7 @@ def test_the_exclusive_sum_always_keeps_the_first_token() -> None:
 
 def test_top_p_of_one_is_the_cross_entropy() -> None:
     logits, temperature, _, labels = random_batch(20, 50, seed=0)
-    got = reference.top_p_loss(
+    got = reference.soft_top_p_loss(
         logits, temperature, torch.ones(20), labels, mass_eps=0.0, probability_eps=0.0
     )
     expected = reference.temperature_loss(logits, temperature, labels)
@@ -108,7 +108,7 @@ def test_top_p_of_one_is_the_cross_entropy() -> None:
 
 
 def test_the_epsilons_bound_the_loss_where_top_p_is_zero() -> None:
-    loss = reference.top_p_loss(row(), one(1.0), one(0.0), label(2), steepness=1000.0)
+    loss = reference.soft_top_p_loss(row(), one(1.0), one(0.0), label(2), steepness=1000.0)
     assert loss.item() == pytest.approx(0.2 * -math.log(1e-9), rel=1e-9)
 
 
@@ -117,7 +117,7 @@ def test_the_sum_of_both_is_the_loss() -> None:
     drop = torch.linspace(0, 1, 20)
     total = reference.autodeco_loss(logits, temperature, top_p, labels, drop_uniform=drop)
     part_t = reference.temperature_loss(logits, temperature, labels, drop_uniform=drop)
-    part_p = reference.top_p_loss(logits, temperature, top_p, labels)
+    part_p = reference.soft_top_p_loss(logits, temperature, top_p, labels)
     assert torch.equal(total.temperature_loss, part_t)
     assert torch.equal(total.top_p_loss, part_p)
     assert torch.equal(total.loss, part_t + part_p)
@@ -148,7 +148,7 @@ def closed_form_gradients(logits, temperature, top_p, label, steepness=30.0):
 def test_gradients_are_the_closed_forms(kind: str) -> None:
     logits, temperature, top_p, labels = random_batch(40, 60, seed=2, kind=kind)
     weight = logits.softmax(-1).gather(-1, labels[:, None])[:, 0]
-    loss = reference.top_p_loss(logits, temperature, top_p, labels, reduction="sum")
+    loss = reference.soft_top_p_loss(logits, temperature, top_p, labels, reduction="sum")
     got = torch.autograd.grad(loss, (temperature, top_p))
     for i in range(40):
         expected = closed_form_gradients(
@@ -164,7 +164,7 @@ def test_gradients_agree_with_finite_differences(variant: str, cumulative: str) 
     logits, temperature, top_p, labels = random_batch(6, 12, seed=3)
     # The released weight is a constant in T; the variant's is detached, which differences are not.
     assert torch.autograd.gradcheck(
-        lambda t, p: reference.top_p_loss(
+        lambda t, p: reference.soft_top_p_loss(
             logits, t, p, labels, variant=variant, cumulative=cumulative, reduction="none"
         ),
         (temperature, top_p),
@@ -174,7 +174,7 @@ def test_gradients_agree_with_finite_differences(variant: str, cumulative: str) 
     )
 
 
-def test_the_top_p_loss_trains_the_temperature_too() -> None:
+def test_the_soft_top_p_loss_trains_the_temperature_too() -> None:
     logits, temperature, top_p, labels = random_batch(20, 50, seed=4)
     loss = reference.autodeco_loss(logits, temperature, top_p, labels)
     (gradient,) = torch.autograd.grad(loss.top_p_loss, temperature)
@@ -227,11 +227,11 @@ def test_easy_tokens_are_dropped_below_the_threshold_only() -> None:
     assert (everything != 0).all()
 
 
-def test_easy_tokens_stay_in_the_released_top_p_loss_and_leave_the_variant() -> None:
+def test_easy_tokens_stay_in_the_released_soft_top_p_loss_and_leave_the_variant() -> None:
     logits, labels, half = row().repeat(2, 1), torch.tensor([0, 1]), torch.full((2,), 0.5)
     options = {"drop_uniform": torch.zeros(2), "reduction": "none"}
-    released = reference.top_p_loss(logits, torch.ones(2), half, labels, **options)
-    megatron = reference.top_p_loss(
+    released = reference.soft_top_p_loss(logits, torch.ones(2), half, labels, **options)
+    megatron = reference.soft_top_p_loss(
         logits, torch.ones(2), half, labels, variant="megatron", **options
     )
     assert (released != 0).tolist() == [True, True]
@@ -314,7 +314,7 @@ def test_the_widest_dtype_that_comes_in_is_used() -> None:
     ("changes", "text"),
     [
         ({"variant": "other"}, "temperature_loss: variant must be 'released' or 'megatron'"),
-        ({"cumulative": "half"}, "top_p_loss: cumulative must be 'inclusive' or 'exclusive'"),
+        ({"cumulative": "half"}, "soft_top_p_loss: cumulative must be 'inclusive' or 'exclusive'"),
         ({"reduction": "max"}, "temperature_loss: reduction must be 'mean', 'sum' or 'none'"),
         ({"labels": torch.tensor([0, 3])}, "labels must be in 0 .. 2 or -100, got 3"),
         ({"labels": torch.tensor([0, -1])}, "labels must be in 0 .. 2 or -100, got -1"),
