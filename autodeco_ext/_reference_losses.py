@@ -190,14 +190,16 @@ def soft_top_p_loss(
     order = (rows.logits.detach() + 0.0).sort(dim=-1, descending=True, stable=True).indices
     log_probs = _log_softmax(rows.logits, rows.temperature, top_p_temperature_clamp)
     probs = log_probs.exp().gather(-1, order)
-    running = probs.cumsum(-1)
+    # Masses sum to 1 at most: where the sum is rounded up, top_p = 1 must not find a tail.
+    running = probs.cumsum(-1).clamp(max=1.0)
     if cumulative == "exclusive":
         running = F.pad(running[:, :-1], (1, 0))
     kept = probs * (-steepness * (running - rows.top_p).relu()).exp()
     kept = kept / (kept.sum(-1, keepdim=True) + mass_eps)
     kept_label = torch.zeros_like(kept).scatter(-1, order, kept).gather(-1, rows.labels)
     weight = rows.logits.softmax(-1).detach().gather(-1, rows.labels)
-    losses = weight * -(kept_label + probability_eps).log()
+    # A label that the base masks out costs nothing, also where probability_eps is 0.
+    losses = weight * -(kept_label.masked_fill(weight == 0, 1.0) + probability_eps).log()
     return _reduce(op, losses[:, 0], rows.mask, reduction)
 
 

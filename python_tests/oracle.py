@@ -42,6 +42,15 @@ TOLERANCES = {
     "heads": Tolerance(
         0, 1e-6, "8 ulp of T or P near 1: float32 sums of H and of 256 terms, then a sigmoid"
     ),
+    # Of the training losses (loss_oracle.py); absolute is in units of the scale found there.
+    "loss": Tolerance(
+        1e-5, 1e-5, "float32 masses of 4 ulp, light tokens grouped; the scale is where -ln q is eps"
+    ),
+    "d_temperature": Tolerance(
+        1e-4, 1e-5, "a sum of both signs: near a zero crossing only the size of its terms is left"
+    ),
+    "d_top_p": Tolerance(1e-4, 0, "steepness times masses of one sign: nothing cancels"),
+    "d_logits": Tolerance(1e-4, 1e-5, "as d_temperature, each element with its own scale"),
 }
 
 

@@ -1,0 +1,255 @@
+"""The training losses of one row in float64 by their sorted closed forms, and how ops are judged.
+
+Shares no code with the library: the reference is judged by it as well (test_loss_oracle.py).
+What cancels in the textbook form (1 - C, 1 - q, sums with the label in them) is carried as a
+remainder, so that small losses and gradients keep their digits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import torch
+from oracle import TOLERANCES
+from torch import Tensor
+
+
+class LossOptions(NamedTuple):
+    """The constants of both losses; the defaults are the released ones."""
+
+    megatron: bool = False
+    exclusive: bool = False
+    steepness: float = 30.0
+    temperature_clamp: float = 0.01
+    top_p_temperature_clamp: float = 1e-8
+    mass_eps: float = 1e-9
+    probability_eps: float = 1e-9
+
+
+RELEASED = LossOptions()
+MEGATRON = LossOptions(megatron=True, temperature_clamp=0.0, top_p_temperature_clamp=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExactLoss:
+    """One weighted loss of one row, its gradients, and scales to judge their errors by.
+
+    The scale of a gradient is what its terms would sum to without their signs: where they cancel,
+    nothing else says how large an error is. The scale of the loss is its probability_eps.
+    """
+
+    loss: float
+    d_temperature: float
+    d_top_p: float  # 0 for the temperature loss
+    d_logits: Tensor  # [vocab]
+    loss_scale: float
+    d_temperature_scale: float
+    d_logits_scale: Tensor  # [vocab]
+
+    @staticmethod
+    def zero(vocab: int) -> ExactLoss:
+        zeros = torch.zeros(vocab, dtype=torch.float64)
+        return ExactLoss(0.0, 0.0, 0.0, zeros, 0.0, 0.0, zeros)
+
+
+def as_float32(value: float) -> float:
+    """Temperature, top_p and the clamps they are compared with are float32 numbers."""
+    return float(torch.tensor(value, dtype=torch.float32))
+
+
+class SortedRow:
+    """The finite logits of a row in the order (logit descending, index ascending)."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.vocab = len(logits)
+        ordered, order = (logits.detach() + 0.0).sort(descending=True, stable=True)
+        count = int((ordered > -torch.inf).sum())
+        self.order = order[:count]
+        self.below = (ordered[0].double() - ordered[:count].double()).abs()  # max - l, ascending
+
+    def rank(self, label: int) -> int | None:
+        """Place of a token in the order; None if its logit is -inf."""
+        places = (self.order == label).nonzero()
+        return int(places) if len(places) else None
+
+    def by_column(self, by_rank: Tensor) -> Tensor:
+        return torch.zeros(self.vocab, dtype=torch.float64).scatter(0, self.order, by_rank)
+
+
+class _Softmax:
+    """softmax(l / T) in rank order, with running sums accurate from either end."""
+
+    def __init__(self, row: SortedRow, temperature: float, label_rank: int) -> None:
+        self.temperature = temperature
+        self.x = row.below / temperature
+        self.others = torch.arange(len(self.x)) != label_rank
+        weights = (-self.x).exp()
+        self.sum = float(weights.sum())
+        self.others_sum = float(weights[self.others].sum())
+        self.p = weights / self.sum
+        self.x_label = float(self.x[label_rank])
+        self.x_mean = float((self.p * self.x).sum())
+        self.slope = self.x_mean - self.x  # T dlnp/dT of every token
+
+    def label_probability(self) -> float:
+        return math.exp(-self.x_label) / self.sum
+
+
+def _running(values: Tensor, exclusive: bool) -> tuple[Tensor, Tensor]:
+    """Sums of what comes before and of what is left after every rank, which itself is in one."""
+    before, left = values.cumsum(0), values.flip(0).cumsum(0).flip(0)
+    none = torch.zeros(1, dtype=torch.float64)
+    if exclusive:
+        return torch.cat([none, before[:-1]]), left
+    return before, torch.cat([left[1:], none])
+
+
+def exact_temperature_loss(
+    row: SortedRow, temperature: float, label: int, options: LossOptions = RELEASED
+) -> ExactLoss:
+    rank = row.rank(label)
+    if rank is None:
+        return ExactLoss.zero(row.vocab)
+    temperature, clamp = as_float32(temperature), as_float32(options.temperature_clamp)
+    softmax = _Softmax(row, max(temperature, clamp), rank)
+    of_weight = softmax if options.megatron else _Softmax(row, 1.0, rank)
+    weight = of_weight.label_probability()
+    if weight == 0:
+        return ExactLoss.zero(row.vocab)
+    x_label = softmax.x_label
+    if x_label < 1:
+        cross_entropy = math.log1p(softmax.others_sum * math.exp(x_label))
+    else:
+        cross_entropy = math.log(softmax.sum) + x_label
+    scale = weight / softmax.temperature
+    terms = softmax.p * (softmax.x - x_label)
+    d_logits = scale * softmax.p
+    d_logits[rank] = -scale * softmax.others_sum / softmax.sum
+    moves = float(temperature >= clamp)
+    return ExactLoss(
+        loss=weight * cross_entropy,
+        d_temperature=moves * scale * float(terms.sum()),
+        d_top_p=0.0,
+        d_logits=row.by_column(d_logits),
+        loss_scale=0.0,
+        d_temperature_scale=moves * scale * float(terms.abs().sum()),
+        d_logits_scale=row.by_column(d_logits.abs()),
+    )
+
+
+def exact_soft_top_p_loss(
+    row: SortedRow, temperature: float, top_p: float, label: int, options: LossOptions = RELEASED
+) -> ExactLoss:
+    """top_p is taken in float64, so that it can be moved by less than a float32 step."""
+    rank = row.rank(label)
+    if rank is None:
+        return ExactLoss.zero(row.vocab)
+    temperature, clamp = as_float32(temperature), as_float32(options.top_p_temperature_clamp)
+    softmax = _Softmax(row, max(temperature, clamp), rank)
+    weight = _Softmax(row, 1.0, rank).label_probability()
+    if weight == 0:
+        return ExactLoss.zero(row.vocab)
+    a, p, slope, others = options.steepness, softmax.p, softmax.slope, softmax.others
+
+    mass, mass_left = _running(p, options.exclusive)
+    over = torch.where(mass > 0.5, (1.0 - top_p) - mass_left, mass - top_p)  # C - P
+    tail = over > 0
+    soft = p * torch.where(tail, (-a * over).exp(), 1.0)
+    # Running sums of p * slope; they sum to zero, so that either end gives the other.
+    drift, drift_left = _running(p * slope, options.exclusive)
+    drift = torch.where(mass > 0.5, -drift_left, drift)
+    pull = slope - a * tail.double() * drift  # T dln(soft)/dT
+
+    head_mass, tail_mass = float(soft[~tail].sum()), float(soft[tail].sum())
+    total = head_mass + tail_mass + options.mass_eps
+    rest = float(soft[others].sum()) + options.mass_eps
+    q = float(soft[rank]) / total
+    eps = options.probability_eps
+    ratio = q / (q + eps) if q > 0 else 0.0
+    loss = -math.log1p(eps - rest / total) if q > 0.5 else -math.log(q + eps)
+    label_in_tail = bool(tail[rank])
+    if label_in_tail:
+        d_top_p = -ratio * a * (head_mass + options.mass_eps) / total
+    else:
+        d_top_p = ratio * a * tail_mass / total
+
+    # d ln q / dT = pull[label] - mean of pull under soft; the label's own share is taken out.
+    own = -float(pull[rank])
+    terms = (soft * pull)[others]
+    d_temperature = own * rest / total + float(terms.sum()) / total
+    d_temperature_scale = abs(own) * rest / total + float(terms.abs().sum()) / total
+
+    tail_soft = soft * tail
+    left = tail_soft.flip(0).cumsum(0).flip(0)  # of the ranks whose C a token is part of
+    last_before = rank - 1 if options.exclusive else rank
+    if options.exclusive:
+        left = torch.cat([left[1:], torch.zeros(1, dtype=torch.float64)])
+    before_label = (torch.arange(len(p)) <= last_before).double()
+    h = (ratio / total) * ((-a * over).exp().where(tail, 1.0) - a * left)
+    shift = a * ratio * label_in_tail * before_label
+    label_mass = label_in_tail * float(mass[rank])
+    mean = (
+        -ratio
+        + (ratio / total) * (head_mass + tail_mass - a * float((tail_soft * mass).sum()))
+        + a * ratio * label_mass
+    )
+    d_logits = p * (h + shift - mean)
+    d_logits[rank] = -d_logits[others].sum()
+    spread = (ratio / total) * (1.0 + a * left) + shift + ratio + a * ratio * label_mass
+    d_logits_scale = p * (spread + a * (ratio / total) * float((tail_soft * mass).sum()))
+    d_logits_scale[rank] = d_logits_scale[others].sum()
+
+    moves = float(temperature >= clamp)
+    scale = weight / softmax.temperature
+    return ExactLoss(
+        loss=weight * loss,
+        d_temperature=-moves * scale * ratio * d_temperature,
+        d_top_p=weight * d_top_p,
+        d_logits=row.by_column(scale * d_logits),
+        loss_scale=weight * eps,
+        d_temperature_scale=moves * scale * ratio * d_temperature_scale,
+        d_logits_scale=row.by_column(scale * d_logits_scale),
+    )
+
+
+# How results are judged
+
+# A cumulative mass may be off by this: near the cut, any top_p this close decides what is right.
+# top_p = 0 and 1 have no such slack.
+MASS_SLACK = 2e-7
+UNDERFLOW = 1e-37  # below the normal float32 numbers a result may be anything of that size
+FLOAT32_MAX = torch.finfo(torch.float32).max
+
+
+def acceptable_soft_top_p_losses(
+    row: SortedRow, temperature: float, top_p: float, label: int, options: LossOptions = RELEASED
+) -> list[ExactLoss]:
+    """The loss at top_p and, where there are any, at both ends of what MASS_SLACK allows."""
+    top_p = as_float32(top_p)
+    moves = (0.0, -MASS_SLACK, MASS_SLACK) if 0 < top_p < 1 else (0.0,)
+    return [exact_soft_top_p_loss(row, temperature, top_p + move, label, options) for move in moves]
+
+
+def error_share(
+    got: float | Tensor, name: str, acceptable: list[ExactLoss], dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """The error of one result as a share of what is allowed: <= 1 is right. [vocab] for d_logits.
+
+    Args:
+        name: field of ExactLoss.
+        acceptable: the exact value, then others; a result between any two of them is right.
+        dtype: of the result, whose own rounding is allowed for.
+    """
+    tolerance = TOLERANCES[name]
+    values = torch.stack([torch.as_tensor(getattr(one, name)).double() for one in acceptable])
+    got, exact = torch.as_tensor(got).double(), values[0]
+    scale = torch.as_tensor(getattr(acceptable[0], f"{name}_scale", 0.0))
+    narrow = torch.finfo(dtype)
+    allowed = (tolerance.relative + narrow.eps) * exact.abs() + tolerance.absolute * scale
+    allowed = allowed + UNDERFLOW + narrow.smallest_normal * narrow.eps
+    error = torch.maximum(values.amin(0) - got, got - values.amax(0)).clamp(min=0)
+    infinite = torch.where(got == exact.sign() * torch.inf, 0.0, torch.inf)
+    share = torch.where(exact.abs() > FLOAT32_MAX, infinite, error / allowed)
+    return share.nan_to_num(nan=torch.inf, posinf=torch.inf)
