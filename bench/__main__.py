@@ -1,6 +1,7 @@
 """Microbenchmarks.
 
 python -m bench cpu      every op on the CPU against its peers
+python -m bench full     the results of a CPU that bench/results holds, with tables and charts
 python -m bench calls    what one call costs, besides the row
 python -m bench gpu      build, test, sanitize and measure on a machine with an NVIDIA GPU
 python -m bench plot     charts and a table of a result file
@@ -13,7 +14,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-COMMANDS = ("cpu", "calls", "gpu", "plot")
+COMMANDS = ("cpu", "full", "calls", "gpu", "plot")
 
 
 def main(arguments: list[str]) -> int:

@@ -18,7 +18,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 from bench.cases import FLOOR, OURS
 from bench.summary import median
 
-_COLORS = pyplot.get_cmap("tab10").colors
+# Without grey, which is the floor's; more providers than colors take them again, in another dash.
+_COLORS = [color for i, color in enumerate(pyplot.get_cmap("tab10").colors) if i != 7]
+_DASHES = ("-", "-.", ":")
+_HATCHES = ("", "//", "..")
 _GOAL_VOCAB = 151936
 _GOAL_ROWS = 64
 
@@ -49,8 +52,16 @@ class Panels:
             return {"color": "black", "linewidth": 2.5, "marker": "o", "zorder": 5}
         if provider == FLOOR:
             return {"color": "grey", "linestyle": "--", "marker": "."}
-        others = [name for name in self._providers if name not in (OURS, FLOOR)]
-        return {"color": _COLORS[others.index(provider) % len(_COLORS)], "marker": "."}
+        again, color = divmod(self._place(provider), len(_COLORS))
+        return {"color": _COLORS[color], "linestyle": _DASHES[again], "marker": "."}
+
+    def bar_style(self, provider: str) -> dict[str, Any]:
+        """A peer's, in the color of its lines."""
+        again, color = divmod(self._place(provider), len(_COLORS))
+        return {"color": _COLORS[color], "hatch": _HATCHES[again], "edgecolor": "white"}
+
+    def _place(self, provider: str) -> int:
+        return [name for name in self._providers if name not in (OURS, FLOOR)].index(provider)
 
     def finish(self, title: str, caption: str) -> Figure:
         handles: dict[str, Any] = {}
@@ -154,18 +165,24 @@ def speed_up(result: dict, panels: Panels, caption: str) -> Figure:
         ]
         providers = list(dict.fromkeys(r["provider"] for r in chosen))
         distributions = list(dict.fromkeys(r["distribution"] for r in chosen))
-        width = 0.8 / max(len(providers), 1)
+        width = min(0.3, 0.8 / max(len(providers), 1))
         for index, provider in enumerate(providers):
             bars = {
                 r["distribution"]: r["ratio_to_autodeco_ext"]
                 for r in chosen
                 if r["provider"] == provider
             }
-            places = [distributions.index(name) + (index + 0.5) * width - 0.4 for name in bars]
+            offset = (index + 0.5 - len(providers) / 2) * width
             drawn = axes.bar(
-                places, bars.values(), width, label=provider, color=panels.style(provider)["color"]
+                [distributions.index(name) + offset for name in bars],
+                [ratio - 1 for ratio in bars.values()],
+                width,
+                bottom=1,  # up is slower than ours, down is faster
+                label=provider,
+                **panels.bar_style(provider),
             )
-            axes.bar_label(drawn, fmt=_short, fontsize=6, rotation=90, padding=2)
+            texts = [_short(ratio) for ratio in bars.values()]
+            axes.bar_label(drawn, texts, fontsize=6, rotation=90, padding=2)
         axes.axhline(1, color="black", linewidth=1)
         axes.set_yscale("log")
         axes.margins(y=0.2)  # room for the numbers
@@ -210,6 +227,39 @@ def floor_fraction(result: dict, panels: Panels, caption: str) -> Figure:
         axes.set_ylabel("percent of the floor's speed")
         axes.grid(alpha=0.3)
     return panels.finish(f"autodeco_ext and the floor: V = {vocab}, {dtype}", caption)
+
+
+def dtypes(result: dict, panels: Panels, caption: str) -> Figure:
+    """Time of ours with the other dtypes over that with float32; a line per distribution."""
+    ours = _timed(result["records"], provider=OURS)
+    rows = _usual(ours, "rows", _GOAL_ROWS)
+    for op, axes in panels.axes.items():
+        records = _timed(ours, op=op, rows=rows)
+        times = {(r["dtype"], r["distribution"], r["vocab"]): median(r) for r in records}
+        distributions = list(dict.fromkeys(r["distribution"] for r in records))
+        others = [d for d in dict.fromkeys(r["dtype"] for r in records) if d != "float32"]
+        for dtype in others:
+            for index, distribution in enumerate(distributions):
+                points = sorted(
+                    (vocab, time / times["float32", distribution, vocab])
+                    for (name, of, vocab), time in times.items()
+                    if (name, of) == (dtype, distribution)
+                )
+                axes.plot(
+                    *zip(*points, strict=True),
+                    label=f"{dtype}, {distribution}",
+                    marker="o",
+                    color=_COLORS[index],
+                    linestyle=_DASHES[others.index(dtype)],
+                )
+        axes.axhline(1, color="black", linewidth=1)
+        axes.set_title(op)
+        axes.set_xlabel("vocabulary, thousands")
+        _ticks(axes.xaxis, (r["vocab"] for r in records), lambda value: f"{value / 1000:.0f}")
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("time over that with float32")
+        axes.grid(alpha=0.3)
+    return panels.finish(f"autodeco_ext by dtype: {_rows(rows)}", caption)
 
 
 def threads(results: list[dict], panels: Panels, caption: str) -> Figure:

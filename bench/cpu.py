@@ -13,37 +13,46 @@ from pathlib import Path
 
 import torch
 
+from bench import cases
 from bench.machine import machine
 from bench.options import add_case_options, shapes
 from bench.runner import run_on_cpu
 from bench.summary import failed, line, with_ratios
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
         prog="python -m bench cpu",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_case_options(parser, rows=[1, 8], vocab=[151936], dtype=["float32"])
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
-    parser.add_argument(
+    add_case_options(result, rows=[1, 8], vocab=[151936], dtype=["float32"])
+    result.add_argument(
+        "--provider", nargs="+", default=(), metavar="NAME", help="only these (default: all)"
+    )
+    result.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
+    result.add_argument(
         "--seconds", type=float, default=1.0, help="per provider and case (default: 1)"
     )
-    parser.add_argument("--output", type=Path, help="write the records to this JSON file")
-    options = parser.parse_args(arguments)
-    wanted = shapes(parser, options)
+    result.add_argument("--output", type=Path, help="write the records to this JSON file")
+    return result
+
+
+def main(arguments: list[str]) -> int:
+    options = parser().parse_args(arguments)
+    wanted = shapes(parser(), options)
     if options.threads < 1:
-        parser.error("--threads must be positive")
+        parser().error("--threads must be positive")
     torch.set_num_threads(options.threads)
     command = shlex.join(["python", "-m", "bench", "cpu", *arguments])
     result: dict = {"command": command, "machine": machine(), "records": []}
     print(", ".join(f"{key} {value}" for key, value in result["machine"].items()))
     for shape in wanted:
-        records = with_ratios(list(run_on_cpu(shape, options.seconds)))
+        records = with_ratios(list(run_on_cpu(shape, options.seconds, options.provider)))
         result["records"] += records
         print("\n".join(map(line, records)), flush=True)
     if options.output:
+        result["records"].sort(key=lambda record: cases.NAMES.index(record["op"]))
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(result, indent=1) + "\n")
     return 1 if failed(result["records"]) else 0

@@ -1,6 +1,7 @@
 """Fetches the peers that benchmarks compare with, from their published packages into bench/peers/.
 
 python bench/fetch_peers.py                     # for this Python
+python bench/fetch_peers.py --only llama_cpp    # one peer, the others stay as they are
 python bench/fetch_peers.py --python 3.12       # to be carried to a machine with another one
 
 Only what the benchmarks import is unpacked, and nothing of it is committed. FlashInfer's kernels
@@ -58,7 +59,20 @@ PACKAGES = (
         r"|vllm/model_executor/warmup/jit_warmup(_triton_helper)?\.py"
         r"|vllm/utils/math_utils\.py",
     ),
+    # llama-cpp-python has no wheel; this one's library exports llama.cpp's C interface.
+    Package(
+        "xllamacpp==2026.10.11549",
+        "llama_cpp",
+        r"xllamacpp/xllamacpp\.abi3\.so",
+        strip="xllamacpp/",
+    ),
 )
+NAMES = tuple(dict.fromkeys(package.folder.split("/")[0] for package in PACKAGES))
+
+
+def requirement(folder: str) -> str:
+    """The package and version that a folder of bench/peers holds."""
+    return next(package.requirement for package in PACKAGES if package.folder == folder)
 
 
 def download(package: Package, python: str | None, folder: Path) -> Path:
@@ -96,9 +110,13 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--python", metavar="X.Y", help="for another version of Python, on Linux")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="PEER")
     options = parser.parse_args()
-    shutil.rmtree(PEERS, ignore_errors=True)
+    for name in options.only:
+        shutil.rmtree(PEERS / name, ignore_errors=True)
     for package in PACKAGES:
+        if package.folder.split("/")[0] not in options.only:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             wheel = download(package, options.python, Path(folder))
             size = unpack(package, wheel, PEERS / package.folder)

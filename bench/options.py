@@ -27,9 +27,9 @@ def shapes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list
     if min(*options.rows, *options.vocab) < 1 or options.seconds <= 0:
         parser.error("--rows, --vocab and --seconds must be positive")
     names = itertools.product(
-        options.op, options.dtype, options.vocab, options.rows, options.distribution
+        options.vocab, options.rows, options.distribution, options.dtype, options.op
     )
     return [
         Shape(op, distribution, rows, vocab, dtype)
-        for op, dtype, vocab, rows, distribution in names
+        for vocab, rows, distribution, dtype, op in names
     ]

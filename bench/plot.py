@@ -2,6 +2,7 @@
 
 python -m bench plot bench/results/cpu.json
 python -m bench plot one-thread.json two-threads.json      # also the scaling with threads
+python -m bench plot bench/results/cpu.json --chart latency rows
 """
 
 from __future__ import annotations
@@ -9,35 +10,40 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 
+from bench.cases import FLOOR, OURS
 from bench.summary import median
 from bench.table import markdown
 
+CHARTS = ("latency", "rows", "speed-up", "floor", "dtypes", "threads")
 
-def write(path: Path, folder: Path) -> list[Path]:
-    """Everything that one result file has to show, named after it."""
+
+def write(path: Path, folder: Path, names: Collection[str] = CHARTS) -> list[Path]:
+    """The table of one result file and those of the charts that it has the records for."""
     charts = _charts()
     result = json.loads(path.read_text())
     table = folder / f"{path.stem}.md"
     table.write_text(markdown(result))
     written = [table]
-    if not any(median(record) is not None for record in result["records"]):
-        return written
+    timed = [record for record in result["records"] if median(record) is not None]
+
+    def differ(field: str) -> bool:
+        return len({record[field] for record in timed}) > 1  # a line needs two points
+
     drawings = {
-        "latency": charts.latency,
-        "rows": charts.scaling,
-        "speed-up": charts.speed_up,
-        "floor": charts.floor_fraction,
+        "latency": (charts.latency, differ("vocab")),
+        "rows": (charts.scaling, differ("rows")),
+        "speed-up": (charts.speed_up, any(r["provider"] not in (OURS, FLOOR) for r in timed)),
+        "floor": (charts.floor_fraction, any("fraction_of_floor" in r for r in timed)),
+        "dtypes": (charts.dtypes, differ("dtype")),
     }
-    if not any("fraction_of_floor" in record for record in result["records"]):
-        del drawings["floor"]  # the op has no floor, or it was not asked for
-    if len({record["vocab"] for record in result["records"]}) < 2:
-        del drawings["latency"]  # a line needs two points
-    for name, draw in drawings.items():
-        figure = draw(result, _panels(charts, result), caption(result["machine"]))
-        written.append(_save(figure, folder / f"{path.stem}-{name}.png"))
+    for name, (draw, has_records) in drawings.items():
+        if has_records and name in names:
+            figure = draw(result, _panels(charts, result), caption(result["machine"]))
+            written.append(_save(figure, folder / f"{path.stem}-{name}.png"))
     return written
 
 
@@ -101,6 +107,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("result", nargs="+", type=Path, help="JSON file of python -m bench")
     parser.add_argument("--output", type=Path, help="folder (default: that of the first result)")
+    parser.add_argument("--chart", nargs="+", choices=CHARTS, default=CHARTS)
     options = parser.parse_args(arguments)
     for path in options.result:
         fault = _fault(path)
@@ -109,8 +116,8 @@ def main(arguments: list[str]) -> int:
             return 2
     folder = options.output or options.result[0].parent
     folder.mkdir(parents=True, exist_ok=True)
-    written = [file for path in options.result for file in write(path, folder)]
-    if len(options.result) > 1:
+    written = [file for path in options.result for file in write(path, folder, options.chart)]
+    if len(options.result) > 1 and "threads" in options.chart:
         written.append(write_threads(options.result, folder))
     print("\n".join(f"wrote {path}" for path in written))
     return 0

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import torch
 
 from bench import cases
 from bench.cases import kept_bounds
+from bench.memory import extra_bytes
 from bench.providers import Missing, Provider
 from bench.rows import DTYPES, batches, parameters
 from bench.timing import time_together
@@ -33,20 +35,27 @@ class Shape(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    logits: torch.Tensor  # [count, rows, vocab]
-    temperature: torch.Tensor  # [rows]
-    top_p: torch.Tensor  # [rows]
+    """What providers are called with: the arguments of every round, which differ in the logits."""
+
+    rounds: list[tuple[torch.Tensor, ...]]
 
     def call(self, provider: Provider, number: int) -> Any:
-        logits = self.logits[number % len(self.logits)]
-        return provider.run(logits, self.temperature, self.top_p)
+        return provider.run(*self.rounds[number % len(self.rounds)])
+
+
+@functools.lru_cache(maxsize=1)  # the ops of a shape follow each other
+def _logits(
+    distribution: str, count: int, rows: int, vocab: int, dtype: str, device: str
+) -> torch.Tensor:
+    kept_bounds.forget()
+    return batches(distribution, count, rows, vocab, DTYPES[dtype], device)
 
 
 def make_inputs(shape: Shape, count: int, device: str) -> Inputs:
-    kept_bounds.forget()
-    dtype = DTYPES[shape.dtype]
-    logits = batches(shape.distribution, count, shape.rows, shape.vocab, dtype, device)
-    return Inputs(logits, *parameters(shape.rows, device))
+    op, distribution, rows, vocab, dtype = shape
+    logits = _logits(distribution, count, rows, vocab, dtype, device)
+    temperature, top_p = parameters(rows, device)
+    return Inputs([cases.arguments(op, batch, temperature, top_p) for batch in logits])
 
 
 def verdict(op: str, provider: Provider, inputs: Inputs) -> str:
@@ -56,7 +65,7 @@ def verdict(op: str, provider: Provider, inputs: Inputs) -> str:
         if provider.unchecked:
             return f"not checked: {provider.unchecked}"
         is_right = provider.is_right or cases.case(op).is_right
-        return OK if is_right(result, inputs.logits[0], *inputs[1:]) else FAIL
+        return OK if is_right(result, *inputs.rounds[0]) else FAIL
     except Exception as error:  # a peer's fault is a line of the table, not the end of the run
         first_line = (str(error).strip().splitlines() or [""])[0]
         return f"ERROR: {type(error).__name__}: {first_line[:200]}"
@@ -66,12 +75,16 @@ def may_be_timed(check: str) -> bool:
     return check == OK or check.startswith("not checked")
 
 
-def run_on_cpu(shape: Shape, seconds: float) -> Iterator[dict]:
-    """One record per provider; one that fails its check has no time."""
+def run_on_cpu(shape: Shape, seconds: float, names: Collection[str] = ()) -> Iterator[dict]:
+    """One record per provider (of those named); one that fails its check has no time."""
     # Rounds rotate over at least this much, more than the last-level cache of most machines.
     count = max(2, math.ceil(64 * 2**20 / shape.logits_bytes))
     inputs = make_inputs(shape, count, "cpu")
-    providers = cases.case(shape.op).providers("cpu")
+    providers = {
+        name: provider
+        for name, provider in cases.case(shape.op).providers("cpu").items()
+        if not names or name in names
+    }
     checks = {
         name: provider.reason
         if isinstance(provider, Missing)
@@ -90,4 +103,9 @@ def run_on_cpu(shape: Shape, seconds: float) -> Iterator[dict]:
         record = {**shape._asdict(), "provider": name, "check": check}
         if name in timings:
             record["microseconds"] = timings[name]._asdict()
+            memory = extra_bytes(functools.partial(inputs.call, providers[name]))
+            if memory is not None:
+                record["extra_bytes"] = memory
+        if isinstance(providers[name], Provider) and providers[name].package:
+            record["package"] = providers[name].package
         yield record

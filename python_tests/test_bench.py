@@ -11,11 +11,13 @@ import torch
 from bench_records import SHAPE, record
 
 from bench import __main__ as program
-from bench import cases, runner, summary, table
+from bench import cases, cpu, full, runner, summary, table
 from bench.cases import kept_bounds
 from bench.fetch_peers import Package, unpack
 from bench.gpu import STAGES
-from bench.providers import NOT_FETCHED, Missing, Provider, flash_infer, floor, vllm
+from bench.memory import extra_bytes
+from bench.options import shapes
+from bench.providers import NOT_FETCHED, Missing, Provider, flash_infer, floor, llama_cpp, vllm
 from bench.rows import DISTRIBUTIONS
 from bench.runner import FAIL, OK, Shape
 
@@ -57,16 +59,27 @@ def test_another_batch_at_the_same_address_is_judged_anew() -> None:
         assert may_be_kept[0].tolist() == [i == hot for i in range(3)]
 
 
+def test_the_same_logits_with_another_temperature_are_judged_anew() -> None:
+    logits, p = torch.tensor([[2.0, 1.0, 0.0]]), torch.full((1,), 0.6)
+    kept = [
+        kept_bounds.kept_bounds(logits, torch.full((1,), t), p)[1].sum().item() for t in (0.1, 9.0)
+    ]
+    assert kept == [1, 2]
+
+
 def test_a_wrong_or_missing_provider_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     providers = {
         cases.OURS: Provider(lambda logits, t, p: logits.argmin(-1)),
-        "peer": Provider(lambda logits, t, p: logits.argmax(-1)),
+        "peer": Provider(lambda logits, t, p: logits.argmax(-1), package="peer==1"),
         "absent": Missing("not installed: run it"),
     }
     monkeypatch.setattr(cases.case("sample"), "providers", lambda device: providers)
+    assert [r["provider"] for r in runner.run_on_cpu(SHAPE, 0.001, ["peer"])] == ["peer"]
     records = summary.with_ratios(list(runner.run_on_cpu(SHAPE, seconds=0.001)))
     assert [r["check"] for r in records] == [FAIL, OK, "not installed: run it"]
-    assert [("microseconds" in r) for r in records] == [False, True, False]
+    for field in ("microseconds", "extra_bytes"):
+        assert [(field in r) for r in records] == [False, True, False]
+    assert [r["package"] for r in records if "package" in r] == ["peer==1"]
     assert summary.failed(records)
     assert not summary.failed(records[1:])  # a peer that is not there is no failure of ours
     assert [FAIL in summary.line(r) for r in records] == [True, False, False]
@@ -97,9 +110,39 @@ def test_a_peer_that_was_not_fetched_is_named(
     for module in (flash_infer, vllm):
         monkeypatch.setattr(module, "FOLDER", tmp_path)
         monkeypatch.setattr(module, "load", module.load.__wrapped__)  # without its memory
+    monkeypatch.setattr(llama_cpp, "FETCHED", tmp_path / "library.so")
+    monkeypatch.setattr(llama_cpp.importlib.util, "find_spec", lambda name: None)
+    assert llama_cpp.sample() == Missing(NOT_FETCHED)
+    (tmp_path / "library.so").touch()
+    assert llama_cpp.sample().reason.startswith("does not load: ")
     assert set(flash_infer.sample().values()) == {Missing(NOT_FETCHED)}
     assert vllm.sample("cpu") == vllm.filter_logits("cpu") == Missing(NOT_FETCHED)
     assert NOT_FETCHED == "not installed: run python bench/fetch_peers.py"
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_llama_cpp_draws_from_the_nucleus(distribution: str) -> None:
+    provider = llama_cpp.sample()
+    if isinstance(provider, Missing):
+        pytest.skip(f"llama.cpp: {provider.reason}")
+    inputs = runner.make_inputs(SHAPE._replace(distribution=distribution, rows=64), 1, "cpu")
+    assert runner.verdict("sample", provider, inputs) == OK
+    hotter = provider._replace(run=lambda logits, t, p: provider.run(logits, 3 * t, p))
+    # Equal logits are a uniform distribution at any temperature, and nearly all of it is kept.
+    if distribution != "uniform":
+        assert runner.verdict("sample", hotter, inputs) == FAIL
+
+
+def test_extra_memory_is_the_peak_of_a_call() -> None:
+    def call(number: int) -> torch.Tensor:
+        torch.ones(48, 2**20, dtype=torch.uint8)
+        return torch.ones(16, 2**20, dtype=torch.uint8)
+
+    memory = extra_bytes(call)
+    if memory is None:
+        pytest.skip("this system does not reset a process's peak memory")
+    assert 47 < memory / 2**20 < 51  # the system counts pages to about half a MiB
+    assert extra_bytes(lambda number: None) < 2**20
 
 
 def test_only_what_is_imported_is_unpacked(tmp_path: Path) -> None:
@@ -116,7 +159,7 @@ def test_only_what_is_imported_is_unpacked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [["cpu"], ["calls"], ["plot"], *(["gpu", stage] for stage in STAGES)],
+    [["cpu"], ["full"], ["calls"], ["plot"], *(["gpu", stage] for stage in STAGES)],
     ids=" ".join,
 )
 def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,7 +172,7 @@ def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixtur
 def test_a_wrong_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["gpus"]) == program.main(["gpu", "tests"]) == 2
     first, second = capsys.readouterr().err.splitlines()
-    assert first == "bench: the command must be one of cpu, calls, gpu, plot, got 'gpus'"
+    assert first == "bench: the command must be one of cpu, full, calls, gpu, plot, got 'gpus'"
     assert second == (
         "bench gpu: the stage must be one of build, test, sanitize, bench, got 'tests'"
     )
@@ -166,13 +209,65 @@ def test_charts_are_written(tmp_path: Path) -> None:
     two["machine"]["threads"] = 2
     for name, result in (("one", one), ("two", two)):
         (tmp_path / f"{name}.json").write_text(json.dumps(result))
-    paths = [str(tmp_path / "one.json"), str(tmp_path / "two.json")]
-    assert program.main(["plot", *paths, "--output", str(tmp_path / "out")]) == 0
+    one, two = str(tmp_path / "one.json"), str(tmp_path / "two.json")
+    output = ["--output", str(tmp_path / "out")]
+    assert program.main(["plot", one, *output]) == 0
+    assert program.main(["plot", one, two, *output, "--chart", "threads"]) == 0
     written = {path.name for path in (tmp_path / "out").iterdir()}
     charts = {f"one-{name}.png" for name in ("latency", "rows", "speed-up", "floor", "threads")}
     assert {"one.md", *charts} <= written
     for chart in charts:
         assert (tmp_path / "out" / chart).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_chart_can_be_chosen(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the charts need matplotlib: pip install '.[bench]'")
+    records = [
+        record(cases.OURS, 5.0, SHAPE._replace(dtype=dtype, vocab=vocab))
+        for dtype in ("float32", "bfloat16")
+        for vocab in (500, 900)
+    ]
+    result = {**small_result(), "records": summary.with_ratios(records)}
+    (tmp_path / "one.json").write_text(json.dumps(result))
+    # No peer was timed, so that there is no speed-up to draw.
+    assert program.main(["plot", str(tmp_path / "one.json"), "--chart", "dtypes", "speed-up"]) == 0
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert written == ["one-dtypes.png", "one.json", "one.md"]
+
+
+def test_no_provider_looks_like_another_or_the_floor() -> None:
+    pytest.importorskip("matplotlib", reason="the charts need matplotlib: pip install '.[bench]'")
+    from bench.charts import Panels
+
+    names = [cases.OURS, cases.FLOOR, *(f"peer {i}" for i in range(20))]
+    panels = Panels(["sample"], names)
+    lines = {(str(s["color"]), s.get("linestyle", "-")) for s in map(panels.style, names)}
+    bars = {(s["color"], s["hatch"]) for s in map(panels.bar_style, names[2:])}
+    assert (len(lines), len(bars)) == (len(names), len(names) - 2)
+    assert all(len(set(color)) > 1 for color, _ in bars), "a grey peer"
+
+
+def test_the_full_run_is_made_of_commands_that_parse(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commands: list[tuple[str, ...]] = []
+
+    def run(*arguments: str) -> bool:
+        commands.append(arguments)
+        if arguments[0] == "cpu":
+            options = cpu.parser().parse_args(arguments[1:])
+            options.output.touch()
+            assert shapes(cpu.parser(), options)
+        return True
+
+    monkeypatch.setattr(full, "_bench", run)
+    assert program.main(["full", "--output", str(tmp_path), "--only", "cpu"]) == 0
+    assert [command[0] for command in commands] == ["cpu", "plot"]
+    commands.clear()
+    assert program.main(["full", "--output", str(tmp_path)]) == 0
+    assert len(commands) == len(full.PARTS) + len(full.CHARTS)
+    drawn = {path for command in commands if command[0] == "plot" for path in command}
+    assert {str(tmp_path / f"{name}.json") for name in full.PARTS} <= drawn
 
 
 def test_a_result_that_is_not_there_is_a_sentence(

@@ -5,13 +5,19 @@ A case is a module with
     providers(device) -> dict[str, Provider | Missing]    device is "cpu" or "cuda"
     is_right(result, logits, temperature, top_p) -> bool
 
-and its name is that of the op. To add one, write the module and name it in `NAMES`.
+and its name is that of the op. Providers and checks that need more than logits, T and P get it from
+
+    arguments(logits, temperature, top_p) -> tuple        default: these three
+
+To add a case, write the module and name it in `NAMES`.
 """
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
+
+import torch
 
 NAMES = ("sample", "filter_logits", "distribution_stats", "kept_indices", "decode_step")
 OURS = "autodeco_ext"  # the provider that others are compared with
@@ -21,3 +27,11 @@ FLOOR = "floor"
 def case(op: str) -> ModuleType:
     """The module of an op; imported late, because peers take seconds to import."""
     return importlib.import_module(f"bench.cases.{op}")
+
+
+def arguments(
+    op: str, logits: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """What the providers of an op are called with for a batch."""
+    own = getattr(case(op), "arguments", None)
+    return own(logits, temperature, top_p) if own else (logits, temperature, top_p)

@@ -9,7 +9,7 @@ import torch
 
 import autodeco_ext
 from autodeco_ext import AutoDecoConfig, AutoDecoHeads, DecodeStep, reference
-from bench.cases.kept_bounds import forget, kept_bounds, tokens_are_kept
+from bench.cases.kept_bounds import kept_bounds, tokens_are_kept
 from bench.providers import Missing, Provider, floor, torch_sort, torch_stats
 
 HIDDEN_SIZE = 4096
@@ -85,6 +85,5 @@ def providers(device: str) -> dict[str, Provider | Missing]:
 
 def is_right(step: DecodeStep, logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> bool:
     """The token lies in the nucleus of the T and P it was drawn with."""
-    forget()  # the last answer was for another T and P
     _, may_be_kept = kept_bounds(logits, step.temperature, step.top_p)
     return tokens_are_kept(step.tokens, may_be_kept)

@@ -10,27 +10,37 @@ from autodeco_ext import reference
 SLACK = 1e-5
 PEER_SLACK = 1e-3
 _ROWS_AT_ONCE = 32  # a float64 sort of all rows would need many times their memory
-_last: tuple[torch.Tensor, float, tuple[torch.Tensor, torch.Tensor]] | None = None
+_Bounds = tuple[torch.Tensor, torch.Tensor]
+_last: tuple[tuple[torch.Tensor, ...], dict[float, _Bounds]] | None = None  # by slack
 
 
 def kept_bounds(
     logits: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor, slack: float = SLACK
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> _Bounds:
     """(must be kept, may be kept), bool [rows, vocab]: the nuclei of P - slack and P + slack.
 
-    Every provider of a case is judged with the same logits, so the last answer is remembered; it
-    holds on to the logits, so that no others can lie at their address.
+    Most providers of a shape are judged with the same logits, T and P, so the answers for the last
+    are remembered; that holds on to the logits, so that no others can lie at their address.
     """
     global _last
-    if _last is not None and _last[0].data_ptr() == logits.data_ptr() and _last[1] == slack:
-        return _last[2]
+    if _last is None or not _are_same(_last[0], (logits, temperature, top_p)):
+        _last = ((logits, temperature, top_p), {})
+    remembered = _last[1]
+    if slack in remembered:
+        return remembered[slack]
     least, most = [], []
     parts = (x.split(_ROWS_AT_ONCE) for x in (logits, temperature, top_p))
     for rows, t, p in zip(*parts, strict=True):
         least.append(reference.kept_mask(rows, t, p - slack))
         most.append(reference.kept_mask(rows, t, (p + slack).clamp(max=1.0)))
-    _last = (logits, slack, (torch.cat(least), torch.cat(most)))
-    return _last[2]
+    remembered[slack] = (torch.cat(least), torch.cat(most))
+    return remembered[slack]
+
+
+def _are_same(ours: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...]) -> bool:
+    if ours[0].data_ptr() != others[0].data_ptr() or ours[0].shape != others[0].shape:
+        return False
+    return all(torch.equal(*pair) for pair in zip(ours[1:], others[1:], strict=True))
 
 
 def _with_ties(logits: torch.Tensor, may_be_kept: torch.Tensor) -> torch.Tensor:
@@ -82,6 +92,6 @@ def filtered_up_to_ties_is_right(
 
 
 def forget() -> None:
-    """Frees the last answer and the logits it was for."""
+    """Frees the last answers and the logits they were for."""
     global _last
     _last = None

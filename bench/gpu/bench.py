@@ -124,7 +124,7 @@ def _run_case(
 
 
 def _times(provider: Provider, inputs: Inputs, timer: CudaTimer) -> dict:
-    count = len(inputs.logits)
+    count = len(inputs.rounds)
 
     def call(number: int) -> object:
         return inputs.call(provider, number)

@@ -27,14 +27,15 @@ def main() -> int:
         logits = batches(distribution, 1, rows, vocab + 1, DTYPES[dtype], "cuda")[0]
         logits = logits[:, count % 2 :][:, :vocab]  # every other time not aligned
         temperature, top_p = parameters(rows, "cuda")
+        arguments = cases.arguments(op, logits, temperature, top_p)
         module = cases.case(op)
         for name in (cases.OURS, cases.FLOOR):
             provider = module.providers("cuda").get(name)
             if not isinstance(provider, Provider):
                 continue
-            result = provider.run(logits, temperature, top_p)
+            result = provider.run(*arguments)
             is_right = provider.is_right or module.is_right
-            if not is_right(result, logits, temperature, top_p):
+            if not is_right(result, *arguments):
                 print(f"wrong: {op} {name} {distribution} [{rows}, {vocab}] {dtype}")
                 wrong += 1
             count += 1

@@ -6,29 +6,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 PEERS = Path(__file__).resolve().parent.parent / "peers"  # filled by bench/fetch_peers.py
 NOT_FETCHED = "not installed: run python bench/fetch_peers.py"
 
-Run = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Any]
-Check = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor], bool]
+Run = Callable[..., Any]
+Check = Callable[..., bool]
 
 
 class Provider(NamedTuple):
     """One way to compute what a case measures.
 
     Attributes:
-        run: `run(logits [rows, vocab], temperature [rows], top_p [rows])`.
-        is_right: judges the result instead of the case's own check.
+        run: `run(logits [rows, vocab], temperature [rows], top_p [rows])`, and what the case adds.
+        is_right: `is_right(result, *arguments of run)`, instead of the case's own check.
         unchecked: why the result is not judged at all.
         waits: reads a value on the host, so that a CUDA graph cannot hold it.
+        package: `name==version` of a peer that is not torch; goes into the record.
     """
 
     run: Run
     is_right: Check | None = None
     unchecked: str = ""
     waits: bool = False
+    package: str = ""
 
 
 class Missing(NamedTuple):

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from bench.cases.kept_bounds import token_up_to_ties_is_right
+from bench.fetch_peers import requirement
 from bench.providers import NOT_FETCHED, PEERS, Missing, Provider
 
 FOLDER = PEERS / "flashinfer"
@@ -103,6 +104,6 @@ def sample() -> dict[str, Provider | Missing]:
 
     runs = (top_p, top_k_top_p)
     return {
-        name: Provider(run, token_up_to_ties_is_right)
+        name: Provider(run, token_up_to_ties_is_right, package=requirement("flashinfer"))
         for name, run in zip(_NAMES, runs, strict=True)
     }

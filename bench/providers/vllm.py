@@ -16,6 +16,7 @@ import types
 import torch
 
 from bench.cases.kept_bounds import filtered_up_to_ties_is_right, token_up_to_ties_is_right
+from bench.fetch_peers import requirement
 from bench.providers import NOT_FETCHED, PEERS, Missing, Provider, torch_sort
 
 FOLDER = PEERS / "vllm"
@@ -114,7 +115,9 @@ def filter_logits(device: str) -> Provider | Missing:
     sampler = _sampler(device)
     if isinstance(sampler, Missing):
         return sampler
-    return Provider(_filter(sampler, device), filtered_up_to_ties_is_right)
+    return Provider(
+        _filter(sampler, device), filtered_up_to_ties_is_right, package=requirement("vllm")
+    )
 
 
 def sample(device: str) -> Provider | Missing:
@@ -127,4 +130,4 @@ def sample(device: str) -> Provider | Missing:
         probs = filtered(logits, t, p).softmax(dim=-1, dtype=torch.float32)
         return sampler.random_sample(probs, {})
 
-    return Provider(draw, token_up_to_ties_is_right)
+    return Provider(draw, token_up_to_ties_is_right, package=requirement("vllm"))
