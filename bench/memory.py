@@ -19,9 +19,9 @@ def _status(field: str) -> int:
 def extra_bytes(call: Callable[[int], object]) -> int | None:
     """Most memory a call holds besides what was there, its result included.
 
-    Exact to about half a MiB. Resident pages, so that scratch of kernels and of libraries counts as tensors do, and memory
-    that is reserved and never written does not. Linux resets the peak on request; where it does
-    not, None. What earlier calls left to be used again counts as there: memory of torch's
+    Resident pages, to about half a MiB: scratch of kernels and of libraries counts as tensors do,
+    and memory that is reserved and never written does not. Linux resets the peak on request; where
+    it does not, None. What earlier calls left to be used again counts as there: memory of torch's
     allocator is given back first, buffers that a library keeps are not.
     """
     try:
