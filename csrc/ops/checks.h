@@ -5,6 +5,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <sstream>
@@ -98,11 +100,25 @@ FilterParameters filter_parameters(const char* op, const Tensor& logits, int64_t
 void require_valid_rows(const char* op, const std::vector<RowStatus>& status,
                         const FilterParameters& filters);
 
-// Calls kernel(begin, end) over the rows on torch's own threads.
+// Calls kernel(begin, end) over the rows on torch's own threads. Each takes the next rows when it
+// is done with its last: rows differ in what they cost, and a thread that slept wakes up late.
 template <typename Kernel>
 void for_rows(const RowLayout& layout, const Kernel& kernel) {
-  if (layout.num_rows == 0) return;
-  torch::stable::parallel_for(0, layout.num_rows, rows_per_thread(layout), kernel);
+  const int64_t num_rows = layout.num_rows;
+  const int64_t step = rows_per_thread(layout);
+  const int64_t num_threads =
+      std::min<int64_t>(torch::stable::get_num_threads(), (num_rows + step - 1) / step);
+  if (num_threads <= 1) {
+    if (num_rows > 0) kernel(0, num_rows);
+    return;
+  }
+  std::atomic<int64_t> next{0};
+  const auto take_rows = [&](int64_t, int64_t) {
+    for (int64_t begin; (begin = next.fetch_add(step, std::memory_order_relaxed)) < num_rows;) {
+      kernel(begin, std::min(begin + step, num_rows));
+    }
+  };
+  torch::stable::parallel_for(0, num_threads, 1, take_rows);
 }
 
 }  // namespace autodeco::ops
