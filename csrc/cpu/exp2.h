@@ -6,36 +6,71 @@
 namespace autodeco::cpu::AUTODECO_ISA {
 namespace {
 
-// 2^x for x in [-inf, 0], error below 1.25 ulp (1 ulp with FMA); 2^-126 below -126. NaN stays NaN,
-// 2^0 is 1.
-inline Floats exp2_nonpositive(Floats x) {
-  x = larger(splat(-126.0f), x);
+// The whole number next to a vector's elements, as a float and as what scales by its power of two.
+struct WholePart {
 #if defined(__AVX512F__)
-  const __m512 whole = _mm512_roundscale_ps(reinterpret_cast<__m512>(x),
-                                            _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const Floats n = reinterpret_cast<Floats>(whole);
+  explicit WholePart(Floats x)
+      : number(reinterpret_cast<Floats>(_mm512_roundscale_ps(
+            reinterpret_cast<__m512>(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))) {}
+
+  Floats scale(Floats values) const {
+    return reinterpret_cast<Floats>(
+        _mm512_scalef_ps(reinterpret_cast<__m512>(values), reinterpret_cast<__m512>(number)));
+  }
+
+  Floats number;
 #else
   // Adding 1.5 * 2^23 rounds to an integer, which is left in the low bits; adding the bias of a
   // float's exponent as well makes a power of two of them.
-  constexpr float kRoundToInteger = 12582912.0f + 127.0f;
-  const Floats shifted = x + kRoundToInteger;
-  const Floats n = shifted - kRoundToInteger;
+  static constexpr float kRoundToInteger = 12582912.0f + 127.0f;
+
+  explicit WholePart(Floats x) : shifted(x + kRoundToInteger), number(shifted - kRoundToInteger) {}
+
+  // A product, not a sum of bits: NaN of any payload must stay NaN.
+  Floats scale(Floats values) const {
+    return values * reinterpret_cast<Floats>(reinterpret_cast<Ints>(shifted) << 23);
+  }
+
+  Floats shifted;
+  Floats number;
 #endif
-  const Floats r = x - n;
-  // Minimax fit of (2^r - 1) / r on [-1/2, 1/2], relative error of 2^r below 2e-9.
+};
+
+// 2^r for r in [-1/2, 1/2]: minimax fit of (2^r - 1) / r, relative error of 2^r below 2e-9.
+inline Floats exp2_of_fraction(Floats r) {
   Floats p = splat(0x1.41fbc2p-13f);
   p = p * r + 0x1.5f3e54p-10f;
   p = p * r + 0x1.3b2d4cp-7f;
   p = p * r + 0x1.c6aee8p-5f;
   p = p * r + 0x1.ebfbdcp-3f;
   p = p * r + 0x1.62e430p-1f;
-  p = p * r + 1.0f;
+  return p * r + 1.0f;
+}
+
+// 2^x for x in [-126, 0], error below 1.25 ulp (1 ulp with FMA). NaN stays NaN, 2^0 is 1.
+inline Floats exp2_in_range(Floats x) {
+  const WholePart whole(x);
+  return whole.scale(exp2_of_fraction(x - whole.number));
+}
+
+// The same for all x <= 0: below -126 the result is at most 2^-126.
+inline Floats exp2_nonpositive(Floats x) {
 #if defined(__AVX512F__)
-  return reinterpret_cast<Floats>(_mm512_scalef_ps(reinterpret_cast<__m512>(p), whole));
+  // VSCALEF takes every exponent; at -inf it makes 0 of the fraction's power, which is NaN.
+  return exp2_in_range(x);
 #else
-  // A product, not a sum of bits: NaN of any payload must stay NaN.
-  return p * reinterpret_cast<Floats>(reinterpret_cast<Ints>(shifted) << 23);
+  return exp2_in_range(larger(splat(-126.0f), x));
 #endif
+}
+
+// 2^x for x in [-126, 0], relative error below 1e-4.
+inline Floats exp2_roughly(Floats x) {
+  const WholePart whole(x);
+  const Floats r = x - whole.number;
+  Floats p = splat(0x1.c3f760p-5f);
+  p = p * r + 0x1.f0de1ap-3f;
+  p = p * r + 0x1.62f31ap-1f;
+  return whole.scale(p * r + 0x1.fff692p-1f);
 }
 
 }  // namespace

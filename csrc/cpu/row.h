@@ -125,6 +125,10 @@ struct Scaling {
     return exp2_nonpositive(exponents<kPlain>(logits, reference));
   }
 
+  Floats exponents(Floats logits, float reference) const {
+    return plain ? exponents<true>(logits, reference) : exponents<false>(logits, reference);
+  }
+
   Floats weights(Floats logits, float reference) const {
     return plain ? weights<true>(logits, reference) : weights<false>(logits, reference);
   }

@@ -16,6 +16,7 @@ struct RowSummary {
   uint64_t block_mass[kMaxBlocks];  // in units of the largest weight of the row
 };
 
+// The largest of a block's logits; where one is NaN, any of them or NaN.
 template <typename Element>
 float block_max(const Block<Element>& block) {
   constexpr int kChains = kStep / kLanes < 4 ? kStep / kLanes : 4;
@@ -30,15 +31,42 @@ float block_max(const Block<Element>& block) {
   return largest_lane(chains[0]);
 }
 
+// Floats of 16 bits are compared as they are: as signed integers those that are not negative are in
+// order, and so are the negative ones as unsigned integers, the other way round. The largest logit
+// of a lane is one of these two.
+template <typename Element>
+  requires(sizeof(Element) == 2)
+float block_max(const Block<Element>& block) {
+  constexpr int kElements = 2 * kLanes;
+  Shorts largest;
+  std::memcpy(&largest, block.data, sizeof(largest));
+  UnsignedShorts smallest = reinterpret_cast<UnsignedShorts>(largest);
+  for (int i = kElements; i < block.padded; i += kElements) {
+    Shorts bits;
+    std::memcpy(&bits, block.data + i, sizeof(bits));
+    largest = bits > largest ? bits : largest;
+    const UnsignedShorts unsigned_bits = reinterpret_cast<UnsignedShorts>(bits);
+    smallest = unsigned_bits < smallest ? unsigned_bits : smallest;
+  }
+  Element elements[2 * kElements] = {};
+  std::memcpy(elements, &largest, sizeof(largest));
+  std::memcpy(elements + kElements, &smallest, sizeof(smallest));
+  const TwoFloats of_largest = load_two(elements);
+  const TwoFloats of_smallest = load_two(elements + kElements);
+  return largest_lane(larger(larger(of_largest.first, of_largest.second),
+                             larger(of_smallest.first, of_smallest.second)));
+}
+
 // NaN if a logit is.
 template <bool kPlain, typename Element>
 float block_weight(const Block<Element>& block, const Scaling& scaling, float reference) {
   constexpr int kChains = 4;
   Floats sums[kChains] = {};
   for (int i = 0; i < block.padded; i += kChains * kLanes) {
-    for (int chain = 0; chain < kChains; ++chain) {
-      const Floats logits = load(block.data + i + chain * kLanes);
-      sums[chain] += scaling.weights<kPlain>(logits, reference);
+    for (int chain = 0; chain < kChains; chain += 2) {
+      const TwoFloats logits = load_two(block.data + i + chain * kLanes);
+      sums[chain] += scaling.weights<kPlain>(logits.first, reference);
+      sums[chain + 1] += scaling.weights<kPlain>(logits.second, reference);
     }
   }
   return sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
@@ -108,48 +136,52 @@ uint64_t sum_masses(const Row<Element>& row, const Scaling& scaling, RowSummary&
   return masses_of_blocks(row.num_blocks(), block_sum, scaling, summary);
 }
 
-// Maxima, and the masses at `scaling` where that is not null: one read of the row.
-template <typename Element>
-void summarize(const Row<Element>& row, const Scaling* scaling, RowSummary& summary) {
-  float block_sum[kMaxBlocks];
+// One read of the row: the maximum of every block, and weigh(number, block, max), which tells
+// whether a logit of the block is NaN. The masses are left as they are.
+template <typename Element, typename Weigh>
+void read_blocks(const Row<Element>& row, RowSummary& summary, Weigh&& weigh) {
   bool nan = false;
   int max_block = 0;
   summary.max = -kInfinity;
-  const auto read = [&](auto&& weigh) {
-    for (int number = 0; number < row.num_blocks(); ++number) {
-      const Block<Element> block = row.block(number);
-      const float max = block_max(block);
-      summary.block_max[number] = max;
-      nan |= weigh(number, block, max);
-      if (max > summary.max) {
-        summary.max = max;
-        max_block = number;
-      }
+  for (int number = 0; number < row.num_blocks(); ++number) {
+    const Block<Element> block = row.block(number);
+    const float max = block_max(block);
+    summary.block_max[number] = max;
+    nan |= weigh(number, block, max);
+    if (max > summary.max) {
+      summary.max = max;
+      max_block = number;
     }
-  };
-  if (scaling == nullptr) {
-    read([](int, const Block<Element>& block, float) { return any_nan(block); });
-  } else {
-    with_plainness(*scaling, [&](auto plain) {
-      read([&](int number, const Block<Element>& block, float max) {
-        // A masked block is read as well: NaN may hide in it.
-        const bool masked = !(max > -kInfinity);
-        const float sum = block_weight<plain()>(block, *scaling, masked ? 0.0f : max);
-        block_sum[number] = masked ? 0.0f : sum;
-        return sum != sum;
-      });
-    });
   }
   if (nan || !(summary.max < kInfinity) || summary.max == -kInfinity) {
     summary.status = find_fault(row);
     return;
   }
   summary.status = RowStatus::kValid;
-  if (scaling != nullptr) {
-    summary.mass = masses_of_blocks(row.num_blocks(), block_sum, *scaling, summary);
-  }
   summary.argmax = max_block * kBlock;
   while (row[summary.argmax] != summary.max) ++summary.argmax;
+}
+
+// Maxima, and the masses at `scaling` where that is not null: one read of the row.
+template <typename Element>
+void summarize(const Row<Element>& row, const Scaling* scaling, RowSummary& summary) {
+  if (scaling == nullptr) {
+    read_blocks(row, summary,
+                [](int, const Block<Element>& block, float) { return any_nan(block); });
+    return;
+  }
+  float block_sum[kMaxBlocks];
+  with_plainness(*scaling, [&](auto plain) {
+    read_blocks(row, summary, [&](int number, const Block<Element>& block, float max) {
+      // A masked block is read as well: NaN may hide in it.
+      const bool masked = !(max > -kInfinity);
+      const float sum = block_weight<plain()>(block, *scaling, masked ? 0.0f : max);
+      block_sum[number] = masked ? 0.0f : sum;
+      return sum != sum;
+    });
+  });
+  if (summary.status != RowStatus::kValid) return;
+  summary.mass = masses_of_blocks(row.num_blocks(), block_sum, *scaling, summary);
 }
 
 }  // namespace

@@ -33,6 +33,8 @@ constexpr int kLanes = 4;
 
 typedef float Floats __attribute__((vector_size(kLanes * sizeof(float))));
 typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
+typedef int16_t Shorts __attribute__((vector_size(2 * kLanes * sizeof(int16_t))));
+typedef uint16_t UnsignedShorts __attribute__((vector_size(2 * kLanes * sizeof(uint16_t))));
 typedef uint64_t Words __attribute__((vector_size(kLanes * sizeof(uint64_t))));
 typedef double Doubles __attribute__((vector_size(kLanes * sizeof(double))));
 
@@ -100,6 +102,25 @@ inline Floats load(const Float16* source) {
   for (int lane = 0; lane < kLanes; ++lane) values[lane] = to_float(source[lane]);
   return values;
 #endif
+}
+
+// 2 * kLanes elements.
+struct TwoFloats {
+  Floats first;
+  Floats second;
+};
+
+template <typename Element>
+TwoFloats load_two(const Element* source) {
+  return {load(source), load(source + kLanes)};
+}
+
+// Two neighbours share a word, so that one instruction decodes a vector: not in the columns' order.
+inline TwoFloats load_two(const BFloat16* source) {
+  Ints pairs;
+  std::memcpy(&pairs, source, sizeof(pairs));
+  return {reinterpret_cast<Floats>(pairs << 16),
+          reinterpret_cast<Floats>(pairs & static_cast<int32_t>(0xffff0000u))};
 }
 
 // `b` where one of them is NaN.

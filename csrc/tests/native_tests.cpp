@@ -71,43 +71,39 @@ double exp2_error_in_ulp(float x, float got) {
   return std::abs(got - exact) / (std::nextafter(rounded, 2.0f) - static_cast<double>(rounded));
 }
 
-void exp2_and_log_are_as_accurate_as_they_say() {
-  double worst_exp = 0.0;
-  double worst_log = 0.0;
+void exp2_is_as_accurate_as_it_says() {
+  double worst = 0.0;
+  double worst_rough = 0.0;
   constexpr int kPoints = 1 << 21;
   for (int i = 0; i <= kPoints; i += kLanes) {
-    Floats x, y;
+    Floats x;
     for (int lane = 0; lane < kLanes; ++lane) {
-      const float place = static_cast<float>(i + lane) / kPoints;
-      x[lane] = -126.0f * std::min(place, 1.0f);
-      y[lane] = std::exp2(-60.0f * place);
+      x[lane] = -126.0f * std::min(static_cast<float>(i + lane) / kPoints, 1.0f);
     }
     const Floats powers = exp2_nonpositive(x);
-    Floats log_y;
-    for (int lane = 0; lane < kLanes; ++lane) log_y[lane] = std::log(y[lane]);
-    const Floats logs = log_with_epsilon(y, log_y);
+    const Floats rough = exp2_roughly(x);
     for (int lane = 0; lane < kLanes; ++lane) {
-      worst_exp = std::max(worst_exp, exp2_error_in_ulp(x[lane], powers[lane]));
-      const double q = y[lane];
-      const double error = std::abs(logs[lane] - std::log(q + double{kStatsEpsilon}));
-      worst_log = std::max(worst_log, error * std::max(q, 1e-8) - 2e-6 * q);
+      worst = std::max(worst, exp2_error_in_ulp(x[lane], powers[lane]));
+      const double exact = std::exp2(static_cast<double>(x[lane]));
+      worst_rough = std::max(worst_rough, std::abs(rough[lane] / exact - 1.0));
     }
   }
   // All floats between neighbouring exponents near 0, where weights of ties come from.
   for (float x = -0x1p-20f; x < 0.0f; x = std::nextafter(x, 1.0f) * 0.999f) {
-    worst_exp = std::max(worst_exp, exp2_error_in_ulp(x, exp2_nonpositive(splat(x))[0]));
+    worst = std::max(worst, exp2_error_in_ulp(x, exp2_nonpositive(splat(x))[0]));
   }
-  expect(worst_exp <= 1.25, "exp2 within 1.25 ulp");
-  // Beside the rounding of the result: times q, the error of a term of the entropy.
-  expect(worst_log < 5e-13, "log of q + epsilon");
-  std::printf("exp2: %.3f ulp; log: %.2g\n", worst_exp, worst_log);
+  expect(worst <= 1.25, "exp2 within 1.25 ulp");
+  expect(worst_rough < 1e-4, "the rough one within 1e-4");
+  std::printf("exp2: %.3f ulp; roughly: %.2g\n", worst, worst_rough);
 }
 
 void exp2_is_right_at_its_ends() {
   const float smallest = std::numeric_limits<float>::min();
-  for (const float x :
-       {-126.0f, std::nextafter(-126.0f, -200.0f), -127.0f, -1e10f, -kLargestFloat, -kInfinity}) {
-    expect(exp2_nonpositive(splat(x))[0] == smallest, "2^x is 2^-126 from there on");
+  for (const float x : {-126.0f, std::nextafter(-126.0f, -200.0f), -127.0f, -140.5f, -1e10f,
+                        -kLargestFloat, -kInfinity}) {
+    const float power = exp2_nonpositive(splat(x))[0];
+    expect(power >= 0.0f && power <= smallest, "2^x is at most 2^-126 from there on");
+    expect(exp2_in_range(larger(splat(-126.0f), splat(x)))[0] == smallest, "2^-126 is exact");
   }
   expect(exp2_nonpositive(splat(0.0f))[0] == 1.0f, "2^0 is 1");
   expect(exp2_nonpositive(splat(-0.0f))[0] == 1.0f, "2^-0 is 1");
@@ -118,6 +114,37 @@ void exp2_is_right_at_its_ends() {
   for (int exponent = -126; exponent <= 0; ++exponent) {
     const float x = static_cast<float>(exponent);
     expect(exp2_nonpositive(splat(x))[0] == std::ldexp(1.0f, exponent), "powers of two are exact");
+  }
+}
+
+void share_of_epsilon_is_as_accurate_as_it_says() {
+  double worst = 0.0;
+  for (float t = -100.0f; t < 40.0f; t += 1e-3f) {
+    const double u = std::exp2(static_cast<double>(t));
+    const double error = share_of_epsilon(splat(t))[kLanes - 1] - u * std::log1p(1.0 / u);
+    worst = std::max(worst, std::abs(error));
+  }
+  expect(worst < 2e-4, "u ln(1 + 1 / u) within 2e-4");
+  std::printf("u ln(1 + 1 / u): %.2g\n", worst);
+}
+
+// Every kind of block that has 16-bit elements, among them only negative ones, masks and zeros.
+template <typename Element>
+void largest_of_16_bits_is_that_of_floats() {
+  std::mt19937_64 random(4);
+  for (int trial = 0; trial < 4000; ++trial) {
+    std::vector<Element> elements(static_cast<size_t>(kStep * (1 + trial % (kBlock / kStep))));
+    const uint16_t mask = static_cast<uint16_t>(trial % 2 == 0 ? random() : 0xffffu);
+    const uint16_t sign = trial % 3 == 0 ? 0x8000u : 0;
+    float largest = -kInfinity;
+    for (Element& element : elements) {
+      element.bits = static_cast<uint16_t>(random() & mask) | sign;
+      if (to_float(element) != to_float(element)) element = minus_infinity<Element>();
+      largest = std::max(largest, to_float(element));
+    }
+    const int size = static_cast<int>(elements.size());
+    expect(block_max(Block<Element>{elements.data(), 0, size, size}) == largest,
+           "largest of 16-bit elements");
   }
 }
 
@@ -365,10 +392,13 @@ int main() {
 #endif
   philox_matches_published_vectors();
   order_keys_order_like_floats();
-  exp2_and_log_are_as_accurate_as_they_say();
+  exp2_is_as_accurate_as_it_says();
   exp2_is_right_at_its_ends();
+  share_of_epsilon_is_as_accurate_as_it_says();
   every_pattern_is_decoded<BFloat16>(7, 127, "bfloat16");
   every_pattern_is_decoded<Float16>(10, 15, "float16");
+  largest_of_16_bits_is_that_of_floats<BFloat16>();
+  largest_of_16_bits_is_that_of_floats<Float16>();
   lanes_are_all_reduced();
   a_blind_sample_ends_in_histograms();
   kernels_agree_with_a_sort();
