@@ -36,7 +36,7 @@ __device__ __forceinline__ int column_of_tie(const Leader<Element, kTeam>& leade
                                              uint32_t wanted) {
   const Memory& memory = leader.memory;
   Head* head = memory.head();
-  const int unit_shift = head->search.last_digit.unit_shift;
+  const int unit_shift = last_digit_of<Element>(head->search.last_digit).unit_shift;
   const int num_units = leader.row.num_units(unit_shift);
   uint32_t carried = 0;
   for (int begin = 0; begin < num_units; begin += static_cast<int>(gpu::num_threads())) {
@@ -87,7 +87,7 @@ __device__ __forceinline__ void place_last_tie(const Leader<Element, kTeam>& lea
                                                KeptSet& kept) {
   const Memory& memory = leader.memory;
   const Search& search = memory.head()->search;
-  const LastDigit digit = search.last_digit;
+  const LastDigit digit = last_digit_of<Element>(search.last_digit);
   const int num_units = leader.row.num_units(digit.unit_shift);
   const uint32_t sub_key = kept.key & ((1u << digit.bits) - 1);
   kept.last_tie = leader.row.columns;
@@ -284,13 +284,15 @@ __device__ __forceinline__ Search next_search(const Leader<Element, kTeam>& lead
   return search;
 }
 
-// The tokens that top_k, top_p and min_p leave, in that order, by the leader of a row that keeps
-// more than one token and not all by its parameters.
+// The first search of the row, with what was gathered or counted for it.
 template <typename Element, bool kTeam>
-__device__ __forceinline__ KeptSet find_kept_set(const Leader<Element, kTeam>& leader,
-                                                 const Plan& plan, const Summary& summary) {
+__device__ __forceinline__ Search first_search(const Leader<Element, kTeam>& leader,
+                                               const Plan& plan, const Summary& summary) {
   const bool limits_mass = plan.top_p < 1.0f;
   const bool two_searches = plan.top_k != 0 && limits_mass;
+  const uint32_t floor_key =
+      plan.min_p > 0.0f ? key_of_min_p<Element>(summary.max, plan.temperature, plan.min_p) : 0;
+  if (plan.needs_digit) return search_beside_top_k(leader, plan, floor_key);
   Search search = {};
   search.lowest = -kInfinity;
   search.measure = limits_mass ? Measure::kMass : Measure::kFloor;
@@ -299,16 +301,18 @@ __device__ __forceinline__ KeptSet find_kept_set(const Leader<Element, kTeam>& l
     search.measure = Measure::kCount;
     search.target = plan.top_k;
   }
-  if (plan.min_p > 0.0f) {
-    search.next_floor = key_of_min_p<Element>(summary.max, plan.temperature, plan.min_p);
-  }
-  if (!two_searches) search.floor_key = search.next_floor;
-  search.gathers = two_searches && !plan.needs_digit;
-  if (plan.needs_digit) {
-    search = search_beside_top_k(leader, plan, search);
-  } else {
-    find_candidates(leader, plan, search);
-  }
+  (two_searches ? search.next_floor : search.floor_key) = floor_key;
+  search.gathers = two_searches;
+  find_candidates(leader, plan, search);
+  return search;
+}
+
+// The tokens that top_k, top_p and min_p leave, in that order, by the leader of a row that keeps
+// more than one token and not all by its parameters.
+template <typename Element, bool kTeam>
+__device__ __forceinline__ KeptSet find_kept_set(const Leader<Element, kTeam>& leader,
+                                                 const Plan& plan, const Summary& summary) {
+  Search search = first_search(leader, plan, summary);
   KeptSet kept = {};
 #pragma unroll 1
   for (bool again = search.gathers;; again = false) {

@@ -70,7 +70,7 @@ __device__ __forceinline__ KeptSet find_prefix(const Leader<Element, kTeam>& lea
   uint32_t leading = 0;  // digits of the key that are decided
   int leading_shift = kBits;
   Level& level = memory.head()->level;
-  const int last_bits = next.last_digit.bits;
+  const int last_bits = last_digit_of<Element>(next.last_digit).bits;
   gpu::block_barrier();  // an earlier search and its level have been read
   if (gpu::thread_index() == 0) {
     memory.head()->search = next;
@@ -109,7 +109,7 @@ __device__ __forceinline__ KeptSet find_prefix(const Leader<Element, kTeam>& lea
       floor_bin = static_cast<int>(bin_of(search.floor_key, command.digit));
     }
     if (from_row && shift == 0) {
-      const LastDigit digit = search.last_digit;
+      const LastDigit digit = last_digit_of<Element>(search.last_digit);
       const int num_units = leader.row.num_units(digit.unit_shift);
       uint64_t mass_above = 0;
       for (int unit = static_cast<int>(gpu::thread_index()); unit < num_units;

@@ -74,6 +74,13 @@ __device__ __forceinline__ void histogram_of_row(const Row<Element>& row, const 
   team.barrier();
 }
 
+// What the compiler need not keep in registers: all last digits of 16-bit keys are alike.
+template <typename Element>
+__device__ __forceinline__ LastDigit last_digit_of(const LastDigit& digit) {
+  if constexpr (Keys<Element>::kBits == 16) return LastDigit();
+  return digit;
+}
+
 // The last digit, for which the row is read only once: of every unit of segments the mass above the
 // leading digits, and the count of each of the keys that have them; if the command says so, also
 // the tokens above the leading digits as the leader's list. Ends with a barrier.
@@ -82,7 +89,7 @@ __device__ __forceinline__ void sub_histogram_of_row(const Row<Element>& row,
                                                      const Team<kTeam>& team,
                                                      const Command& command, const Scaling& scaling,
                                                      const Memory& memory) {
-  const LastDigit digit = {command.digit.leading_shift, command.unit_shift};
+  const LastDigit digit = last_digit_of<Element>({command.digit.leading_shift, command.unit_shift});
   if (team.leads()) {
     const int num_units = row.num_units(digit.unit_shift);
     const int thread = static_cast<int>(gpu::thread_index());
@@ -171,7 +178,7 @@ __device__ __forceinline__ void add_up_sub_counts(const Memory& memory, const La
   for (int i = static_cast<int>(gpu::thread_index()); i < num_units * words;
        i += static_cast<int>(gpu::num_threads())) {
     const uint32_t word = memory.sub_counts(digit)[i];
-    uint32_t* total = totals + i % words * 2;
+    uint32_t* total = totals + (i & (words - 1)) * 2;
     if ((word & 0xffffu) != 0) gpu::atomic_add(total, word & 0xffffu);
     if (word >> 16 != 0) gpu::atomic_add(total + 1, word >> 16);
   }

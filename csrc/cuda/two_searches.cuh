@@ -24,10 +24,10 @@ __device__ __forceinline__ uint64_t target_of(const Plan& plan, uint64_t mass) {
 }
 
 // The mass that top_k keeps; the first digit of every token's mass is then in mass_histogram().
-// Tokens below search.lowest are in nobody's prefix.
+// Tokens below `lowest` are in nobody's prefix.
 template <typename Element, bool kTeam>
 __device__ __forceinline__ uint64_t mass_of_top_k(const Leader<Element, kTeam>& leader,
-                                                  const Plan& plan, Search& search) {
+                                                  const Plan& plan, float& lowest) {
   constexpr int kBits = Keys<Element>::kBits;
   const Memory& memory = leader.memory;
   Head* head = memory.head();
@@ -43,7 +43,7 @@ __device__ __forceinline__ uint64_t mass_of_top_k(const Leader<Element, kTeam>& 
   command.mass_digit = {0, kBits, kBits - kMassBits};
   uint32_t key = first_digit;
   int shift = kBits - kFirstBits;
-  search.lowest = command.lowest = Keys<Element>::logit(key << shift);
+  lowest = command.lowest = Keys<Element>::logit(key << shift);
 #pragma unroll 1
   while (shift > 0) {
     const int next_shift = shift > kFirstBits ? shift - kFirstBits : 0;
@@ -72,40 +72,44 @@ __device__ __forceinline__ uint64_t mass_of_top_k(const Leader<Element, kTeam>& 
 // The search that is left when both know all digits but the last of top_p's.
 template <typename Element, bool kTeam>
 __device__ __forceinline__ Search search_beside_top_k(const Leader<Element, kTeam>& leader,
-                                                      const Plan& plan, Search search) {
+                                                      const Plan& plan, uint32_t floor_key) {
   constexpr int kBits = Keys<Element>::kBits;
   const Memory& memory = leader.memory;
   Head* head = memory.head();
   Level& level = head->level;
-  search.target = target_of(plan, mass_of_top_k(leader, plan, search));
-  search.measure = Measure::kMass;
-  search.floor_key = search.next_floor;
-  search.gathers = false;
-  search.at_last_digit = true;
-  if constexpr (kBits == 32) search.last_digit = long_last_digit(memory.segments);
+  Command command;
+  const uint64_t target = target_of(plan, mass_of_top_k(leader, plan, command.lowest));
   gpu::block_barrier();  // the level of top_k has been read
   if (gpu::thread_index() == 0) level = {};
   gpu::block_barrier();
-  Command command;
   command.action = Action::kHistogram;
   command.row_max = leader.row_max();
-  command.lowest = search.lowest;
   Digit& digit = command.mass_digit;
   digit = {0, kBits, kBits - kMassBits};
 #pragma unroll 1
   for (;;) {
     int floor_bin = 0;
-    if (has_leading_digits(search.floor_key, digit)) {
-      floor_bin = static_cast<int>(bin_of(search.floor_key, digit));
+    if (has_leading_digits(floor_key, digit)) {
+      floor_bin = static_cast<int>(bin_of(floor_key, digit));
     }
-    find_level_of_histogram(bins_of(memory.mass_histogram()), kMassBins, Measure::kMass,
-                            search.target, floor_bin, head);
-    if (level.held != 0) search.measure = Measure::kFloor;
-    search.leading = digit.leading << kMassBits | level.bin;
-    if (level.held != 0 || digit.shift <= kLongSubBits) break;
-    digit = {search.leading, digit.shift, digit.shift - kMassBits};
+    find_level_of_histogram(bins_of(memory.mass_histogram()), kMassBins, Measure::kMass, target,
+                            floor_bin, head);
+    const uint32_t leading = digit.leading << kMassBits | level.bin;
+    if (level.held != 0 || digit.shift <= kLongSubBits) {
+      digit.leading = leading;
+      break;
+    }
+    digit = {leading, digit.shift, digit.shift - kMassBits};
     command_all(leader, command);
   }
+  Search search = {};
+  search.target = target;
+  search.measure = level.held != 0 ? Measure::kFloor : Measure::kMass;
+  search.floor_key = floor_key;
+  search.lowest = command.lowest;
+  search.at_last_digit = true;
+  search.leading = digit.leading;
+  if constexpr (kBits == 32) search.last_digit = long_last_digit(memory.segments);
   // The 12 bits of a 16-bit key are one more than stand in front of its last digit.
   if constexpr (kBits == 16) search.leading >>= kMassBits - kFirstBits;
   return search;
