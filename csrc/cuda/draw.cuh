@@ -6,20 +6,22 @@
 
 namespace autodeco::cuda {
 
-// Leaves in memory.segment_mass() the kept mass of every segment.
+// Leaves in memory.segment_mass() the kept mass of every unit of segments.
 template <typename Element, bool kTeam>
 __device__ __forceinline__ void fill_segment_masses(const Leader<Element, kTeam>& leader,
                                                     const KeptSet& kept) {
   const Memory& memory = leader.memory;
-  const int num_segments = leader.row.num_segments;
+  const Search& search = memory.head()->search;
+  const LastDigit digit = last_digit_of<Element>(search.last_digit);
+  const int num_units = leader.row.num_units(digit.unit_shift);
   const int thread = static_cast<int>(gpu::thread_index());
   const int threads = static_cast<int>(gpu::num_threads());
-  if (memory.head()->search.list.complete) {
-    for (int segment = thread; segment < num_segments; segment += threads) {
+  if (search.list.complete) {
+    for (int segment = thread; segment < num_units; segment += threads) {
       memory.segment_mass()[segment] = 0;
     }
     gpu::block_barrier();
-    for_each_candidate(memory.head()->search.list, memory, [&](uint32_t key, int column) {
+    for_each_candidate(search.list, memory, [&](uint32_t key, int column) {
       if (!kept.contains(key, column)) return;
       uint32_t* words = reinterpret_cast<uint32_t*>(&memory.segment_mass()[column / kSegment]);
       atomic_add_mass(words, words + 1, leader.mass_of_key(key));
@@ -28,39 +30,37 @@ __device__ __forceinline__ void fill_segment_masses(const Leader<Element, kTeam>
     return;
   }
   // The sub-histogram left the mass above the last digit; what has that digit is added by counts.
-  const uint32_t first_key = kept.key - kept.key % kSubKeys;
-  const int tie_segment = kept.last_tie / kSegment;
-  for (int segment = thread; segment < num_segments; segment += threads) {
-    uint64_t mass = memory.segment_mass()[segment];
-    for (uint32_t sub_key = kept.key % kSubKeys + 1; sub_key < kSubKeys; ++sub_key) {
-      const uint32_t count = sub_count(memory, segment, sub_key);
+  const uint32_t keys = 1u << digit.bits;
+  const uint32_t first_key = kept.key & ~(keys - 1);
+  const int tie_unit = kept.last_tie / kSegment >> digit.unit_shift;
+  for (int unit = thread; unit < num_units; unit += threads) {
+    uint64_t mass = memory.segment_mass()[unit];
+    for (uint32_t sub_key = kept.key - first_key + 1; sub_key < keys; ++sub_key) {
+      const uint32_t count = sub_count(memory, digit, unit, sub_key);
       if (count != 0) mass += count * leader.mass_of_key(first_key + sub_key);
     }
-    if (segment < tie_segment)
-      mass += memory.segment_ties()[segment] * leader.mass_of_key(kept.key);
-    memory.segment_mass()[segment] = mass;
+    if (unit < tie_unit) mass += memory.segment_ties()[unit] * leader.mass_of_key(kept.key);
+    memory.segment_mass()[unit] = mass;
   }
   gpu::block_barrier();
-  if (tie_segment < num_segments && thread == 0) {
+  if (tie_unit < num_units && thread == 0) {
     uint32_t ties_before = 0;
-    for (int segment = 0; segment < tie_segment; ++segment) {
-      ties_before += memory.segment_ties()[segment];
-    }
-    memory.segment_mass()[tie_segment] +=
+    for (int unit = 0; unit < tie_unit; ++unit) ties_before += memory.segment_ties()[unit];
+    memory.segment_mass()[tie_unit] +=
         (kept.kept_ties - ties_before) * leader.mass_of_key(kept.key);
   }
   gpu::block_barrier();
 }
 
 // Turns memory.segment_mass() into running sums and returns the last.
-__device__ __forceinline__ uint64_t accumulate_segments(const Memory& memory, int num_segments) {
+__device__ __forceinline__ uint64_t accumulate_units(const Memory& memory, int num_units) {
   uint64_t carried = 0;
-  for (int begin = 0; begin < num_segments; begin += static_cast<int>(gpu::num_threads())) {
-    const int segment = begin + static_cast<int>(gpu::thread_index());
-    const uint64_t mass = segment < num_segments ? memory.segment_mass()[segment] : 0;
+  for (int begin = 0; begin < num_units; begin += static_cast<int>(gpu::num_threads())) {
+    const int unit = begin + static_cast<int>(gpu::thread_index());
+    const uint64_t mass = unit < num_units ? memory.segment_mass()[unit] : 0;
     uint64_t total;
     const uint64_t upto = carried + block_inclusive_sum(mass, memory.head()->scratch64, &total);
-    if (segment < num_segments) memory.segment_mass()[segment] = upto;
+    if (unit < num_units) memory.segment_mass()[unit] = upto;
     carried += total;
   }
   gpu::block_barrier();
@@ -72,35 +72,36 @@ struct Token {
   float logit;
 };
 
-// The first column of a segment whose running kept mass exceeds `threshold`, by one warp. Masses
-// are relative to `reference`; contains(logit, column) says what is kept.
+// The first column of a unit of segments whose running kept mass exceeds `threshold`, by one warp.
+// Masses are relative to `reference`; contains(logit, column) says what is kept.
 template <typename Element, typename Contains>
-__device__ __forceinline__ Token draw_in_segment(const Row<Element>& row, int segment,
-                                                 const Scaling& scaling, float reference,
-                                                 uint64_t segment_mass, uint64_t threshold,
-                                                 bool rescale, Contains contains) {
+__device__ __forceinline__ Token draw_in_unit(const Row<Element>& row, int segment, int unit_shift,
+                                              const Scaling& scaling, float reference,
+                                              uint64_t unit_mass, uint64_t threshold, bool rescale,
+                                              Contains contains) {
+  const int vectors = kVectors << unit_shift;  // those behind the first segment are numbered on
   const auto kept_mass = [&](float logit, int column) {
     return contains(logit, column) ? scaling.mass(logit, reference) : uint64_t{0};
   };
   if (rescale) {
-    // The segment was chosen by a float sum; inside it the exact masses count.
+    // The unit was chosen by a float sum; inside it the exact masses count.
     uint64_t total = 0;
 #pragma unroll 1
-    for (int v = 0; v < kVectors; ++v) {
+    for (int v = 0; v < vectors; ++v) {
       float logits[kVector];
       row.load_vector(column_of(segment, v, 0), logits);
 #pragma unroll
       for (int i = 0; i < kVector; ++i) total += kept_mass(logits[i], column_of(segment, v, i));
     }
     total = warp_reduce(total, [](uint64_t a, uint64_t b) { return a + b; });
-    const double share = static_cast<double>(threshold) / static_cast<double>(segment_mass);
+    const double share = static_cast<double>(threshold) / static_cast<double>(unit_mass);
     threshold = static_cast<uint64_t>(share * static_cast<double>(total));
     if (threshold >= total) threshold = total - 1;
   }
   Token token = {-1, 0.0f};
   uint64_t before = 0;
 #pragma unroll 1
-  for (int v = 0; v < kVectors; ++v) {
+  for (int v = 0; v < vectors && before <= threshold; ++v) {
     float logits[kVector];
     row.load_vector(column_of(segment, v, 0), logits);
     uint64_t mass = 0;
@@ -121,11 +122,10 @@ __device__ __forceinline__ Token draw_in_segment(const Row<Element>& row, int se
   return token;  // in the lane that holds it; -1 in the others
 }
 
-// First segment whose running mass exceeds the threshold.
-__device__ __forceinline__ int segment_of(const Memory& memory, int num_segments,
-                                          uint64_t threshold) {
+// First unit whose running mass exceeds the threshold.
+__device__ __forceinline__ int unit_of(const Memory& memory, int num_units, uint64_t threshold) {
   int low = 0;
-  int high = num_segments - 1;
+  int high = num_units - 1;
   while (low < high) {
     const int middle = (low + high) / 2;
     if (memory.segment_mass()[middle] > threshold) {

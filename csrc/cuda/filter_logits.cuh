@@ -18,6 +18,90 @@ __device__ __forceinline__ void fill_columns(const Team<kTeam>& team, float* out
   }
 }
 
+// l / T, saturated, to the last bit. Where nothing in between can overflow or become denormal, a
+// product with 1 / T and two corrections are exactly the quotient; T is the same for the whole row,
+// and a division for each logit costs a reciprocal each.
+struct Quotient {
+  float divisor;
+  float reciprocal;
+  bool is_plain;
+
+  __device__ __forceinline__ explicit Quotient(float temperature)
+      : divisor(temperature == 0.0f ? 1.0f : temperature),
+        reciprocal(1.0f / divisor),
+        is_plain(in_range(divisor)) {}
+
+  __device__ __forceinline__ static bool in_range(float magnitude) {
+    return magnitude >= 0x1p-60f && magnitude <= 0x1p60f;
+  }
+  __device__ __forceinline__ bool takes(float logit) const {
+    return logit == 0.0f || in_range(fabsf(logit));
+  }
+
+  // Of a logit that it takes, where is_plain.
+  __device__ __forceinline__ float by_product(float logit) const {
+    float result = logit * reciprocal;
+#pragma unroll
+    for (int step = 0; step < 2; ++step) {
+      result = fmaf(fmaf(-result, divisor, logit), reciprocal, result);
+    }
+    return copysignf(result, logit);  // -0.0
+  }
+
+  __device__ __forceinline__ float by_division(float logit) const {
+    constexpr float kLargest = std::numeric_limits<float>::max();
+    const float scaled = logit / divisor;
+    const float low = scaled < -kLargest ? -kLargest : scaled;
+    return low > kLargest ? kLargest : low;
+  }
+};
+
+// What a vector of logits becomes; the first of its columns is `begin`.
+template <typename Element>
+__device__ __forceinline__ void filter_vector(const Quotient& quotient, const LastKept& last,
+                                              float filter_value, int begin, float* logits) {
+  unsigned kept = 0;
+  bool is_plain = quotient.is_plain;
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) {
+    const bool keep = is_kept(last, Keys<Element>::of(logits[i]), begin + i);
+    if (keep) kept |= 1u << i;
+    is_plain &= !keep || quotient.takes(logits[i]);
+  }
+  if (is_plain) {
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      logits[i] = (kept >> i & 1u) != 0 ? quotient.by_product(logits[i]) : filter_value;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      logits[i] = (kept >> i & 1u) != 0 ? quotient.by_division(logits[i]) : filter_value;
+    }
+  }
+}
+
+struct alignas(16) FourFloats {
+  float value[4];
+};
+
+// Those of the eight that exist. 16 bytes at a time where the output is aligned to that.
+__device__ __forceinline__ void store_vector(float* output, int existing, bool aligned,
+                                             const float* values) {
+  if (aligned && existing >= kVector) {
+#pragma unroll
+    for (int i = 0; i < kVector; i += 4) {
+      *reinterpret_cast<FourFloats*>(output + i) = {
+          {values[i], values[i + 1], values[i + 2], values[i + 3]}};
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) {
+    if (i < existing) output[i] = values[i];
+  }
+}
+
 // By every block. Reads every logit before it writes the output of the same column, so that the
 // output may be the logits themselves.
 template <typename Element, bool kTeam>
@@ -25,25 +109,19 @@ __device__ __forceinline__ void write_segments(const FilterLogitsArguments& argu
                                                const Row<Element>& row, const Team<kTeam>& team,
                                                float* output, float temperature,
                                                const Command& command) {
-  constexpr float kLargest = std::numeric_limits<float>::max();
-  const float divisor = temperature == 0.0f ? 1.0f : temperature;
+  const Quotient quotient(temperature);
+  const bool aligned = reinterpret_cast<uintptr_t>(output) % sizeof(FourFloats) == 0;
   const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   for (int segment = team.first_segment + static_cast<int>(gpu::warp_index());
        segment < team.last_segment; segment += num_warps) {
-#pragma unroll 1
-    for (int v = 0; v < kVectors; ++v) {
-      float logits[kVector];
-      row.load_vector(column_of(segment, v, 0), logits);
+    float logits[kLaneLogits];
+    row.load_segment(segment, logits);
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) {
-        const int column = column_of(segment, v, i);
-        if (column >= row.columns) continue;
-        const bool keep = is_kept(command.last_kept, Keys<Element>::of(logits[i]), column);
-        const float scaled = logits[i] / divisor;
-        const float low = scaled < -kLargest ? -kLargest : scaled;
-        const float saturated = low > kLargest ? kLargest : low;
-        output[column] = keep ? saturated : arguments.filter_value;
-      }
+    for (int v = 0; v < kVectors; ++v) {
+      const int begin = column_of(segment, v, 0);
+      float* vector = logits + v * kVector;
+      filter_vector<Element>(quotient, command.last_kept, arguments.filter_value, begin, vector);
+      store_vector(output + begin, row.columns - begin, aligned, vector);
     }
   }
 }

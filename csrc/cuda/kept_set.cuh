@@ -6,7 +6,7 @@
 // cannot be seen in the result.
 #pragma once
 
-#include "prefix.cuh"
+#include "two_searches.cuh"
 
 namespace autodeco::cuda {
 
@@ -30,32 +30,34 @@ __device__ __forceinline__ uint32_t key_of_min_p(float max, float temperature, f
 }
 
 // Column of the `wanted`-th token (from 1) with this key, by all threads of the leader.
-// memory.segment_ties() holds the tokens with this key of every segment.
+// memory.segment_ties() holds the tokens with this key of every unit of segments.
 template <typename Element, bool kTeam>
 __device__ __forceinline__ int column_of_tie(const Leader<Element, kTeam>& leader, uint32_t key,
                                              uint32_t wanted) {
   const Memory& memory = leader.memory;
   Head* head = memory.head();
+  const int unit_shift = last_digit_of<Element>(head->search.last_digit).unit_shift;
+  const int num_units = leader.row.num_units(unit_shift);
   uint32_t carried = 0;
-  for (int begin = 0; begin < leader.row.num_segments;
-       begin += static_cast<int>(gpu::num_threads())) {
-    const int segment = begin + static_cast<int>(gpu::thread_index());
-    const uint32_t ties = segment < leader.row.num_segments ? memory.segment_ties()[segment] : 0;
+  for (int begin = 0; begin < num_units; begin += static_cast<int>(gpu::num_threads())) {
+    const int unit = begin + static_cast<int>(gpu::thread_index());
+    const uint32_t ties = unit < num_units ? memory.segment_ties()[unit] : 0;
     uint32_t total;
     const uint32_t upto = carried + block_inclusive_sum(ties, head->scratch32, &total);
     if (upto - ties < wanted && wanted <= upto) {
-      head->found = segment;
+      head->found = unit;
       head->count_above = wanted - (upto - ties);
     }
     carried += total;
   }
   gpu::block_barrier();
-  const int segment = head->found;
+  const int segment = head->found << unit_shift;
   uint32_t left = head->count_above;
   gpu::block_barrier();
   if (gpu::warp_index() == 0) {
+    // Vectors of the segments behind the first are numbered on.
 #pragma unroll 1
-    for (int v = 0; v < kVectors; ++v) {
+    for (int v = 0; v < kVectors << unit_shift && left != 0; ++v) {
       float logits[kVector];
       leader.row.load_vector(column_of(segment, v, 0), logits);
       uint32_t mine = 0;
@@ -78,23 +80,26 @@ __device__ __forceinline__ int column_of_tie(const Leader<Element, kTeam>& leade
   return head->found;
 }
 
-// Fills last_tie. Where the row was read, memory.sub_counts() is of the digit the key ends with.
+// Fills last_tie. Where the row was read, memory.sub_counts() is of the digit that the key ends
+// with.
 template <typename Element, bool kTeam>
 __device__ __forceinline__ void place_last_tie(const Leader<Element, kTeam>& leader,
                                                KeptSet& kept) {
   const Memory& memory = leader.memory;
-  const int num_segments = leader.row.num_segments;
+  const Search& search = memory.head()->search;
+  const LastDigit digit = last_digit_of<Element>(search.last_digit);
+  const int num_units = leader.row.num_units(digit.unit_shift);
+  const uint32_t sub_key = kept.key & ((1u << digit.bits) - 1);
   kept.last_tie = leader.row.columns;
   const int thread = static_cast<int>(gpu::thread_index());
-  for (int segment = thread; segment < num_segments;
-       segment += static_cast<int>(gpu::num_threads())) {
-    memory.segment_ties()[segment] =
-        memory.head()->search.list.complete ? 0 : sub_count(memory, segment, kept.key % kSubKeys);
+  for (int unit = thread; unit < num_units; unit += static_cast<int>(gpu::num_threads())) {
+    memory.segment_ties()[unit] =
+        search.list.complete ? 0 : sub_count(memory, digit, unit, sub_key);
   }
   gpu::block_barrier();
   if (kept.kept_ties == kept.ties) return;
-  if (memory.head()->search.list.complete) {
-    for_each_candidate(memory.head()->search.list, memory, [&](uint32_t key, int column) {
+  if (search.list.complete) {
+    for_each_candidate(search.list, memory, [&](uint32_t key, int column) {
       if (key == kept.key) gpu::atomic_add(&memory.segment_ties()[column / kSegment], 1u);
     });
     gpu::block_barrier();
@@ -125,19 +130,19 @@ __device__ __forceinline__ Reach reach_of_maxima(const Leader<Element, kTeam>& l
     const int bin = static_cast<int>(std::bit_cast<uint32_t>(distance) >> 17) - kNearest;
     return bin < 0 ? kBins - 1 : bin < kBins ? kBins - 1 - bin : 0;
   };
-  clear(memory.histogram());
+  const Bins bins = bins_of(memory.histogram());
+  clear(bins);
   if (thread == 0) head->level = {};
   gpu::block_barrier();
   for (int piece = thread; piece < num_pieces; piece += threads) {
     const float logit = memory.piece_max()[piece];
     if (logit == -kInfinity) continue;
     const int bin = bin_of(logit);
-    gpu::atomic_add(&memory.histogram()->count[bin], 1u);
-    atomic_add_mass(&memory.histogram()->mass_low[bin], &memory.histogram()->mass_high[bin],
-                    leader.mass_of(logit));
+    gpu::atomic_add(&bins.count[bin], 1u);
+    atomic_add_mass(&bins.mass_low[bin], &bins.mass_high[bin], leader.mass_of(logit));
   }
   gpu::block_barrier();
-  find_level_of_histogram(kBins, measure, target, 0, memory);
+  find_level_of_histogram(bins, kBins, measure, target, 0, head);
   const Level& level = head->level;
   const uint64_t reached =
       measure == Measure::kCount ? level.count_above + level.count : level.mass_above + level.mass;
@@ -238,8 +243,7 @@ __device__ __forceinline__ void find_candidates(const Leader<Element, kTeam>& le
   }
   Command command;
   command.action = Action::kHistogram;
-  command.leading_shift = Keys<Element>::kBits;
-  command.shift = command.leading_shift - kFirstBits;
+  command.digit = {0, Keys<Element>::kBits, Keys<Element>::kBits - kFirstBits};
   command.row_max = leader.row_max();
   command.threshold = reach.threshold;
   if (reach.certain) {
@@ -249,7 +253,7 @@ __device__ __forceinline__ void find_candidates(const Leader<Element, kTeam>& le
   if (command.action == Action::kHistogram) {
     // Without a target there is one read to make, and nothing to gain from a list.
     if (search.measure == Measure::kFloor) return;
-    search.counted_shift = command.leading_shift;
+    search.counted_shift = command.digit.leading_shift;
   }
   if (gpu::thread_index() == 0) memory.head()->num_candidates = 0;
   command_all(leader, command);
@@ -268,9 +272,10 @@ __device__ __forceinline__ Search next_search(const Leader<Element, kTeam>& lead
   search.target = target;
   search.floor_key = search.next_floor;
   search.counted_shift = 0;
-  if (!search.gathers || search.list.complete) return search;
+  if (search.list.complete) return search;
   search.leading = kept.key >> kSubBits;
   if (target > head->mass_above && search.floor_key >> kSubBits <= search.leading) {
+    search.at_last_digit = true;
     search.counted_shift = kSubBits;
     return search;
   }
@@ -279,40 +284,41 @@ __device__ __forceinline__ Search next_search(const Leader<Element, kTeam>& lead
   return search;
 }
 
+// The first search of the row, with what was gathered or counted for it.
+template <typename Element, bool kTeam>
+__device__ __forceinline__ Search first_search(const Leader<Element, kTeam>& leader,
+                                               const Plan& plan, const Summary& summary) {
+  const bool limits_mass = plan.top_p < 1.0f;
+  const bool two_searches = plan.top_k != 0 && limits_mass;
+  const uint32_t floor_key =
+      plan.min_p > 0.0f ? key_of_min_p<Element>(summary.max, plan.temperature, plan.min_p) : 0;
+  if (plan.needs_digit) return search_beside_top_k(leader, plan, floor_key);
+  Search search = {};
+  search.lowest = -kInfinity;
+  search.measure = limits_mass ? Measure::kMass : Measure::kFloor;
+  search.target = target_of(plan, summary.mass);
+  if (plan.top_k != 0) {
+    search.measure = Measure::kCount;
+    search.target = plan.top_k;
+  }
+  (two_searches ? search.next_floor : search.floor_key) = floor_key;
+  search.gathers = two_searches;
+  find_candidates(leader, plan, search);
+  return search;
+}
+
 // The tokens that top_k, top_p and min_p leave, in that order, by the leader of a row that keeps
 // more than one token and not all by its parameters.
 template <typename Element, bool kTeam>
 __device__ __forceinline__ KeptSet find_kept_set(const Leader<Element, kTeam>& leader,
                                                  const Plan& plan, const Summary& summary) {
-  const Memory& memory = leader.memory;
-  const auto target_of = [&](uint64_t mass) {
-    const double wanted = ceil(static_cast<double>(plan.top_p) * static_cast<double>(mass));
-    const uint64_t target =
-        wanted < static_cast<double>(mass) ? static_cast<uint64_t>(wanted) : mass;
-    return target > 0 ? target : 1;
-  };
-  const bool limits_mass = plan.top_p < 1.0f;
-  const bool two_searches = plan.top_k != 0 && limits_mass;
-  Search search = {};
-  search.lowest = -kInfinity;
-  search.measure = limits_mass ? Measure::kMass : Measure::kFloor;
-  search.target = target_of(summary.mass);
-  if (plan.top_k != 0) {
-    search.measure = Measure::kCount;
-    search.target = plan.top_k;
-  }
-  if (plan.min_p > 0.0f) {
-    search.next_floor = key_of_min_p<Element>(summary.max, plan.temperature, plan.min_p);
-  }
-  if (!two_searches) search.floor_key = search.next_floor;
-  search.gathers = two_searches && plan.top_k <= list_capacity_beside_sub_counts(memory.segments);
-  find_candidates(leader, plan, search);
+  Search search = first_search(leader, plan, summary);
   KeptSet kept = {};
 #pragma unroll 1
-  for (bool again = two_searches;; again = false) {
+  for (bool again = search.gathers;; again = false) {
     kept = find_prefix(leader, search);
     if (!again) break;
-    search = next_search(leader, kept, target_of(kept.mass));
+    search = next_search(leader, kept, target_of(plan, kept.mass));
   }
   place_last_tie(leader, kept);
   return kept;

@@ -70,6 +70,7 @@ __device__ __forceinline__ KeptSet find_prefix(const Leader<Element, kTeam>& lea
   uint32_t leading = 0;  // digits of the key that are decided
   int leading_shift = kBits;
   Level& level = memory.head()->level;
+  const int last_bits = last_digit_of<Element>(next.last_digit).bits;
   gpu::block_barrier();  // an earlier search and its level have been read
   if (gpu::thread_index() == 0) {
     memory.head()->search = next;
@@ -80,37 +81,40 @@ __device__ __forceinline__ KeptSet find_prefix(const Leader<Element, kTeam>& lea
   while (leading_shift > 0) {
     const bool from_row = !search.list.complete;
     if (from_row && measure == Measure::kFloor) {  // all digits but the last are known
-      leading_shift = kSubBits;
-      leading = search.floor_key >> kSubBits;
-    } else if (from_row && search.counted_shift == kSubBits) {
-      leading_shift = kSubBits;
+      leading_shift = last_bits;
+      leading = search.floor_key >> last_bits;
+    } else if (from_row && search.at_last_digit) {
+      leading_shift = last_bits;
       leading = search.leading;
     }
     Command command;
-    command.leading = leading;
-    command.leading_shift = leading_shift;
     // 32 bits are 11 + 11 + 5 + 5, 16 bits are 11 + 5.
-    command.shift = leading_shift > kFirstBits + kSubBits ? leading_shift - kFirstBits
-                    : leading_shift > kSubBits            ? kSubBits
-                                                          : 0;
-    command.action = command.shift == 0 ? Action::kSubHistogram : Action::kHistogram;
+    const int shift = leading_shift > kFirstBits + kSubBits ? leading_shift - kFirstBits
+                      : leading_shift > last_bits           ? kSubBits
+                                                            : 0;
+    command.digit = {leading, leading_shift, shift};
+    command.unit_shift = search.last_digit.unit_shift;
+    command.action = shift == 0 ? Action::kSubHistogram : Action::kHistogram;
     command.row_max = leader.row_max();
     command.lowest = search.lowest;
     command.gathers = search.gathers;
+    const bool reads = from_row && search.counted_shift != leading_shift;
     if (!from_row) {
       histogram_of_list<Element>(search.list, command, leader.scaling, memory);
-    } else if (search.counted_shift != leading_shift) {
+    } else if (reads) {
       command_all(leader, command);
     }
     int floor_bin = 0;
-    if (has_leading_digits(search.floor_key, command)) {
-      floor_bin = static_cast<int>(digit_of(search.floor_key, command));
+    if (has_leading_digits(search.floor_key, command.digit)) {
+      floor_bin = static_cast<int>(bin_of(search.floor_key, command.digit));
     }
-    if (from_row && command.shift == 0) {
+    if (from_row && shift == 0) {
+      const LastDigit digit = last_digit_of<Element>(search.last_digit);
+      const int num_units = leader.row.num_units(digit.unit_shift);
       uint64_t mass_above = 0;
-      for (int segment = static_cast<int>(gpu::thread_index()); segment < leader.row.num_segments;
-           segment += static_cast<int>(gpu::num_threads())) {
-        mass_above += memory.segment_mass()[segment];
+      for (int unit = static_cast<int>(gpu::thread_index()); unit < num_units;
+           unit += static_cast<int>(gpu::num_threads())) {
+        mass_above += memory.segment_mass()[unit];
       }
       mass_above = block_reduce(mass_above, memory.head()->scratch64, uint64_t{0},
                                 [](uint64_t a, uint64_t b) { return a + b; });
@@ -118,30 +122,24 @@ __device__ __forceinline__ KeptSet find_prefix(const Leader<Element, kTeam>& lea
         level = {0, memory.head()->count_above, mass_above, 0, 0, 0};
         memory.head()->mass_above = mass_above;
       }
-      const auto count_of = [&](int bin) { return memory.head()->sub_count[bin]; };
-      if (gpu::thread_index() < kSubKeys) {
-        uint32_t count = 0;
-        for (int segment = 0; segment < leader.row.num_segments; ++segment) {
-          count += sub_count(memory, segment, gpu::thread_index());
-        }
-        memory.head()->sub_count[gpu::thread_index()] = count;
-      }
+      if (reads) add_up_sub_counts(memory, digit, num_units);
       gpu::block_barrier();
+      const auto count_of = [&](int bin) { return memory.sub_totals(digit)[bin]; };
       find_level(
-          kSubKeys, measure, search.target, floor_bin, count_of,
+          1 << digit.bits, measure, search.target, floor_bin, count_of,
           [&](int bin) {
             const uint32_t count = count_of(bin);
-            const uint32_t key = leading << kSubBits | static_cast<uint32_t>(bin);
+            const uint32_t key = leading << digit.bits | static_cast<uint32_t>(bin);
             return count == 0 ? uint64_t{0} : count * leader.mass_of_key(key);
           },
           memory.head());
     } else {
-      find_level_of_histogram(1 << (command.leading_shift - command.shift), measure, search.target,
-                              floor_bin, memory);
+      find_level_of_histogram(bins_of(memory.histogram()), 1 << command.digit.bits(), measure,
+                              search.target, floor_bin, memory.head());
     }
     if (level.held != 0) measure = Measure::kFloor;
-    leading = leading << (leading_shift - command.shift) | level.bin;
-    leading_shift = command.shift;
+    leading = leading << (leading_shift - shift) | level.bin;
+    leading_shift = shift;
   }
   KeptSet kept = {};
   kept.key = leading;

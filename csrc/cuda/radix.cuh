@@ -1,79 +1,42 @@
-// One digit of the weighted radix select over order keys: histograms of counts and masses, and the
-// bin in which a count or a mass is reached.
+// One digit of the weighted radix select over order keys: its histogram, and the bin in which a
+// count or a mass is reached.
 #pragma once
 
 #include "candidates.cuh"
 
 namespace autodeco::cuda {
 
-// Sums that a thread keeps back while one token after the other goes to the same bin: a row of
-// ties would otherwise queue at one address.
-struct PendingBin {
-  uint32_t bin = 0;
-  uint32_t count = 0;
-  uint64_t mass = 0;
-
-  __device__ __forceinline__ void add(Histogram* histogram, uint32_t token_bin,
-                                      uint64_t token_mass) {
-    if (token_bin != bin) {
-      flush(histogram);
-      bin = token_bin;
-    }
-    ++count;
-    mass += token_mass;
-  }
-
-  __device__ __forceinline__ void flush(Histogram* histogram) {
-    if (count == 0) return;
-    gpu::atomic_add(&histogram->count[bin], count);
-    atomic_add_mass(&histogram->mass_low[bin], &histogram->mass_high[bin], mass);
-    count = 0;
-    mass = 0;
-  }
-};
-
-__device__ __forceinline__ void clear(Histogram* histogram) {
-  for (int bin = static_cast<int>(gpu::thread_index()); bin < kBins;
-       bin += static_cast<int>(gpu::num_threads())) {
-    histogram->count[bin] = 0;
-    histogram->mass_low[bin] = 0;
-    histogram->mass_high[bin] = 0;
-  }
-}
-
-__device__ __forceinline__ bool has_leading_digits(uint32_t key, const Command& command) {
-  return key >> (command.leading_shift - 1) >> 1 == command.leading;  // the shift may be by 32
-}
-
-__device__ __forceinline__ uint32_t digit_of(uint32_t key, const Command& command) {
-  const uint32_t bins = 1u << (command.leading_shift - command.shift);
-  return key >> command.shift & (bins - 1);
-}
-
 // By the leader alone; ends with a barrier.
 template <typename Element>
 __device__ __forceinline__ void histogram_of_list(const CandidateList& list, const Command& command,
                                                   const Scaling& scaling, const Memory& memory) {
-  clear(memory.histogram());
+  const Bins bins = bins_of(memory.histogram());
+  clear(bins);
   gpu::block_barrier();
   PendingBin pending;
   for_each_candidate(list, memory, [&](uint32_t key, int) {
-    if (!has_leading_digits(key, command)) return;
-    pending.add(memory.histogram(), digit_of(key, command),
+    if (!has_leading_digits(key, command.digit)) return;
+    pending.add(bins, bin_of(key, command.digit),
                 scaling.mass(Keys<Element>::logit(key), command.row_max));
   });
-  pending.flush(memory.histogram());
+  pending.flush(bins);
   gpu::block_barrier();
 }
 
-// By every block on its segments; the sum is in the leader after the barrier this ends with.
+// By every block on its segments; the sums are in the leader after the barrier this ends with.
 template <typename Element, bool kTeam>
 __device__ __forceinline__ void histogram_of_row(const Row<Element>& row, const Team<kTeam>& team,
                                                  const Command& command, const Scaling& scaling,
                                                  const Memory& memory) {
-  clear(memory.histogram());
+  const Bins bins = bins_of(memory.histogram());
+  const Bins mass_bins = bins_of(memory.mass_histogram());
+  const bool counts = command.digit.leading_shift != 0;
+  const bool weighs = command.mass_digit.leading_shift != 0;
+  if (counts) clear(bins);
+  if (weighs) clear(mass_bins);
   team.barrier();
   PendingBin pending;
+  PendingBin pending_mass;
   bool list_is_full = !(command.threshold < kInfinity);
   const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   for (int segment = team.first_segment + static_cast<int>(gpu::warp_index());
@@ -90,67 +53,74 @@ __device__ __forceinline__ void histogram_of_row(const Row<Element>& row, const 
       }
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
+        if (logits[i] == -kInfinity) continue;
         const uint32_t key = Keys<Element>::of(logits[i]);
-        if (logits[i] == -kInfinity || !has_leading_digits(key, command)) continue;
-        pending.add(memory.histogram(), digit_of(key, command),
-                    scaling.mass(logits[i], command.row_max));
+        const bool counted = counts && has_leading_digits(key, command.digit);
+        const bool weighed = weighs && has_leading_digits(key, command.mass_digit);
+        if (!counted && !weighed) continue;
+        const uint64_t mass = scaling.mass(logits[i], command.row_max);
+        if (counted) pending.add(bins, bin_of(key, command.digit), mass);
+        if (weighed) pending_mass.add(mass_bins, bin_of(key, command.mass_digit), mass);
       }
     }
   }
-  pending.flush(memory.histogram());
+  pending.flush(bins);
+  pending_mass.flush(mass_bins);
   if (!team.leads()) {
     gpu::block_barrier();
-    Histogram* sum = team.in_leader(memory.histogram());
-    for (int bin = static_cast<int>(gpu::thread_index()); bin < kBins;
-         bin += static_cast<int>(gpu::num_threads())) {
-      const uint32_t count = memory.histogram()->count[bin];
-      if (count == 0) continue;
-      gpu::atomic_add(&sum->count[bin], count);
-      atomic_add_mass(&sum->mass_low[bin], &sum->mass_high[bin],
-                      static_cast<uint64_t>(memory.histogram()->mass_high[bin]) << 32 |
-                          memory.histogram()->mass_low[bin]);
-    }
+    if (counts) add_to_leader(team, bins);
+    if (weighs) add_to_leader(team, mass_bins);
   }
   team.barrier();
 }
 
-// The last digit, for which the row is read only once: of every segment the mass above the leading
-// digits, and the count of each of the 32 keys that have them; if the command says so, also the
-// tokens above the leading digits as the leader's list. Ends with a barrier.
+// What the compiler need not keep in registers: all last digits of 16-bit keys are alike.
+template <typename Element>
+__device__ __forceinline__ LastDigit last_digit_of(const LastDigit& digit) {
+  if constexpr (Keys<Element>::kBits == 16) return LastDigit();
+  return digit;
+}
+
+// The last digit, for which the row is read only once: of every unit of segments the mass above the
+// leading digits, and the count of each of the keys that have them; if the command says so, also
+// the tokens above the leading digits as the leader's list. Ends with a barrier.
 template <typename Element, bool kTeam>
 __device__ __forceinline__ void sub_histogram_of_row(const Row<Element>& row,
                                                      const Team<kTeam>& team,
                                                      const Command& command, const Scaling& scaling,
                                                      const Memory& memory) {
-  constexpr int kWords = kSubKeys / 2;
+  const LastDigit digit = last_digit_of<Element>({command.digit.leading_shift, command.unit_shift});
   if (team.leads()) {
-    for (int i = static_cast<int>(gpu::thread_index()); i < row.num_segments * kWords;
-         i += static_cast<int>(gpu::num_threads())) {
-      memory.sub_counts()[i] = 0;
-    }
+    const int num_units = row.num_units(digit.unit_shift);
+    const int thread = static_cast<int>(gpu::thread_index());
+    const int threads = static_cast<int>(gpu::num_threads());
+    // The totals, too, stand in front of the counts.
+    uint32_t* words = memory.sub_totals(digit);
+    const int num_words = (1 << digit.bits) + (num_units << (digit.bits - 1));
+    for (int i = thread; i < num_words; i += threads) words[i] = 0;
+    for (int unit = thread; unit < num_units; unit += threads) memory.segment_mass()[unit] = 0;
     if (gpu::thread_index() == 0) {
       memory.head()->count_above = 0;
       memory.head()->num_candidates = 0;
     }
   }
   team.barrier();
-  uint32_t* sub_counts = team.in_leader(memory.sub_counts());
-  const float lowest_above = Keys<Element>::logit((command.leading + 1) << command.leading_shift);
+  uint32_t* sub_counts = team.in_leader(memory.sub_counts(digit));
+  const uint32_t decided = command.digit.leading;
+  const float lowest_above = Keys<Element>::logit((decided + 1) << digit.bits);
   uint32_t count_above = 0;
   const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   for (int segment = team.first_segment + static_cast<int>(gpu::warp_index());
        segment < team.last_segment; segment += num_warps) {
-    if (memory.segment_max(segment) < command.lowest) {
-      if (gpu::lane_index() == 0) team.in_leader(memory.segment_mass())[segment] = 0;
-      continue;
-    }
+    if (memory.segment_max(segment) < command.lowest) continue;
     const bool reaches = lane_reaches(memory, segment, command.lowest);
+    const int unit = segment >> digit.unit_shift;
     uint64_t mass_above = 0;
     uint32_t pending_key = 0;
     uint32_t pending_count = 0;
     const auto flush = [&]() {
       if (pending_count == 0) return;
-      gpu::atomic_add(&sub_counts[segment * kWords + static_cast<int>(pending_key / 2)],
+      gpu::atomic_add(&sub_counts[(unit << (digit.bits - 1)) + static_cast<int>(pending_key / 2)],
                       pending_count << (pending_key % 2 * 16));
     };
 #pragma unroll 1
@@ -164,12 +134,12 @@ __device__ __forceinline__ void sub_histogram_of_row(const Row<Element>& row,
       for (int i = 0; i < kVector; ++i) {
         if (logits[i] == -kInfinity) continue;
         const uint32_t key = Keys<Element>::of(logits[i]);
-        const uint32_t leading = key >> command.leading_shift;
-        if (leading > command.leading) {
+        const uint32_t leading = key >> digit.bits;
+        if (leading > decided) {
           ++count_above;
           mass_above += scaling.mass(logits[i], command.row_max);
-        } else if (leading == command.leading) {
-          const uint32_t sub_key = key % kSubKeys;
+        } else if (leading == decided) {
+          const uint32_t sub_key = bin_of(key, command.digit);
           if (sub_key != pending_key) {
             flush();
             pending_key = sub_key;
@@ -181,7 +151,10 @@ __device__ __forceinline__ void sub_histogram_of_row(const Row<Element>& row,
     }
     flush();
     mass_above = warp_reduce(mass_above, [](uint64_t a, uint64_t b) { return a + b; });
-    if (gpu::lane_index() == 0) team.in_leader(memory.segment_mass())[segment] = mass_above;
+    if (gpu::lane_index() == 0 && mass_above != 0) {
+      uint32_t* words = reinterpret_cast<uint32_t*>(&team.in_leader(memory.segment_mass())[unit]);
+      atomic_add_mass(words, words + 1, mass_above);
+    }
   }
   count_above = warp_reduce(count_above, [](uint32_t a, uint32_t b) { return a + b; });
   if (gpu::lane_index() == 0 && count_above != 0) {
@@ -190,10 +163,25 @@ __device__ __forceinline__ void sub_histogram_of_row(const Row<Element>& row,
   team.barrier();
 }
 
-__device__ __forceinline__ uint32_t sub_count(const Memory& memory, int segment, uint32_t sub_key) {
+__device__ __forceinline__ uint32_t sub_count(const Memory& memory, const LastDigit& digit,
+                                              int unit, uint32_t sub_key) {
   const uint32_t word =
-      memory.sub_counts()[segment * (kSubKeys / 2) + static_cast<int>(sub_key / 2)];
+      memory.sub_counts(digit)[(unit << (digit.bits - 1)) + static_cast<int>(sub_key / 2)];
   return word >> (sub_key % 2 * 16) & 0xffffu;
+}
+
+// Fills memory.sub_totals(), by the leader; ends without a barrier.
+__device__ __forceinline__ void add_up_sub_counts(const Memory& memory, const LastDigit& digit,
+                                                  int num_units) {
+  const int words = 1 << (digit.bits - 1);
+  uint32_t* totals = memory.sub_totals(digit);
+  for (int i = static_cast<int>(gpu::thread_index()); i < num_units * words;
+       i += static_cast<int>(gpu::num_threads())) {
+    const uint32_t word = memory.sub_counts(digit)[i];
+    uint32_t* total = totals + (i & (words - 1)) * 2;
+    if ((word & 0xffffu) != 0) gpu::atomic_add(total, word & 0xffffu);
+    if (word >> 16 != 0) gpu::atomic_add(total + 1, word >> 16);
+  }
 }
 
 // Finds the bin, from the highest downwards, in which the count or the mass reaches `target` (or
@@ -253,16 +241,13 @@ __device__ __forceinline__ void find_level(int num_bins, Measure measure, uint64
   gpu::block_barrier();
 }
 
-__device__ __forceinline__ void find_level_of_histogram(int num_bins, Measure measure,
-                                                        uint64_t target, int floor_bin,
-                                                        const Memory& memory) {
+__device__ __forceinline__ void find_level_of_histogram(const Bins& bins, int num_bins,
+                                                        Measure measure, uint64_t target,
+                                                        int floor_bin, Head* head) {
   find_level(
-      num_bins, measure, target, floor_bin, [&](int bin) { return memory.histogram()->count[bin]; },
-      [&](int bin) {
-        return static_cast<uint64_t>(memory.histogram()->mass_high[bin]) << 32 |
-               memory.histogram()->mass_low[bin];
-      },
-      memory.head());
+      num_bins, measure, target, floor_bin,
+      [&](int bin) { return bins.count != nullptr ? bins.count[bin] : 0u; },
+      [&](int bin) { return mass_of_bin(bins, bin); }, head);
 }
 
 }  // namespace autodeco::cuda

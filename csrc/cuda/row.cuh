@@ -84,6 +84,11 @@ struct Row {
         columns(static_cast<int>(existing)),
         num_segments((columns + kSegment - 1) / kSegment) {}
 
+  // In units of 2^unit_shift segments.
+  __device__ __forceinline__ int num_units(int unit_shift) const {
+    return (num_segments + (1 << unit_shift) - 1) >> unit_shift;
+  }
+
   // To 16 bytes.
   __device__ __forceinline__ bool aligned() const {
     return reinterpret_cast<uintptr_t>(data) % sizeof(gpu::Words4) == 0;

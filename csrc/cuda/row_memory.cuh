@@ -25,6 +25,11 @@ constexpr int kFirstBits = 11;            // of a radix digit
 constexpr int kBins = 1 << kFirstBits;
 constexpr int kSubBits = 5;  // of the last radix digit
 constexpr int kSubKeys = 1 << kSubBits;
+// The same where top_k and top_p are searched together in a row (two_searches.cuh): digits of
+// masses alone, and for 32-bit keys a longer last one.
+constexpr int kMassBits = 12;
+constexpr int kMassBins = 1 << kMassBits;
+constexpr int kLongSubBits = 8;
 
 // What a kernel reports besides its result: how many tokens are kept, or what return_info asks for.
 enum class Details { kNone, kCount, kInfo };
@@ -41,6 +46,7 @@ struct Plan {
   bool needs_sums;  // of weights
   bool needs_info;
   bool needs_count;  // of the finite logits
+  bool needs_digit;  // the first digit is counted in the streaming read
   float window;      // where nothing better is known, candidates are this close to the maximum
 };
 
@@ -55,11 +61,26 @@ struct Summary {
 
 enum class Action : uint32_t { kFinish, kGather, kHistogram, kSubHistogram, kWrite };
 
+// A digit of the keys that begin with `leading`.
+struct Digit {
+  uint32_t leading = 0;   // digits that are decided
+  int leading_shift = 0;  // 0: no digit
+  int shift = 0;
+
+  __device__ __forceinline__ int bits() const { return leading_shift - shift; }
+};
+
+// What the last read of the row counts: 2^bits keys in every unit of 2^unit_shift segments.
+struct LastDigit {
+  int bits = kSubBits;
+  int unit_shift = 0;
+};
+
 struct Command {
   Action action = Action::kFinish;
-  uint32_t leading = 0;  // digits of the key that are decided
-  int leading_shift = 0;
-  int shift = 0;
+  int unit_shift = 0;  // kSubHistogram
+  Digit digit;
+  Digit mass_digit;  // kHistogram: another one, of which masses alone are added up
   // No token below matters: segments below are not read.
   float lowest = -kInfinity;
   // Tokens from here on become the candidate list (kGather, kHistogram).
@@ -97,10 +118,11 @@ struct Search {
   // The last read of the row makes the list of what lies above the last digit: another search
   // follows, inside the prefix that this one finds.
   bool gathers;
-  // The digit that is counted already, by its leading_shift; 0: none. kSubBits: of the tokens that
-  // have `leading`.
-  int counted_shift;
+  int counted_shift;  // the digit that is counted already, by its leading_shift; 0: none
+  // Only the last digit is left to find, of the tokens that have `leading`.
+  bool at_last_digit;
   uint32_t leading;
+  LastDigit last_digit;
 };
 
 struct Head {
@@ -117,7 +139,6 @@ struct Head {
   uint32_t num_finite;
   uint32_t count_above;  // the digit that was counted last
   int found;
-  uint32_t sub_count[kSubKeys];  // of the whole row
 };
 
 struct Histogram {
@@ -126,13 +147,25 @@ struct Histogram {
   uint32_t count[kBins];
 };
 
+// In place of the candidate list.
+struct MassHistogram {
+  uint32_t mass_low[kMassBins];
+  uint32_t mass_high[kMassBins];
+};
+
 // Of the arrays of Memory: a mass, the largest logits of the pieces, two sums.
 constexpr size_t arrays_bytes(size_t segments) { return segments * (8 + kPieces * 4 + 2 * 4); }
 // What sm_86, sm_89 and sm_120 give a block.
 constexpr size_t kLargestSharedMemory = 99 * 1024;
 
-constexpr size_t sub_counts_bytes(size_t segments) {
-  return segments * kSubKeys * sizeof(uint16_t);
+constexpr size_t units_of(size_t segments, int unit_shift) {
+  return (segments + (size_t{1} << unit_shift) - 1) >> unit_shift;
+}
+
+// A word for each key of the last digit, then a half of one for each in every unit.
+constexpr size_t sub_counts_bytes(size_t segments, const LastDigit& digit = {}) {
+  return (size_t{1} << digit.bits) *
+         (sizeof(uint32_t) + units_of(segments, digit.unit_shift) * sizeof(uint16_t));
 }
 
 // Bytes of dynamic shared memory: the histogram and later `sub_counts` follow the candidate list.
@@ -153,6 +186,18 @@ constexpr size_t list_capacity_beside_sub_counts(size_t segments) {
   return bytes / sizeof(uint64_t) < kListCapacity ? bytes / sizeof(uint64_t) : kListCapacity;
 }
 
+// The long last digit, with the smallest units for which its counts fit in place of list and
+// histogram.
+constexpr LastDigit long_last_digit(size_t segments) {
+  LastDigit digit;
+  digit.bits = kLongSubBits;
+  while (sub_counts_bytes(segments, digit) + sizeof(Head) + arrays_bytes(segments) >
+         shared_memory_bytes_of(segments)) {
+    ++digit.unit_shift;
+  }
+  return digit;
+}
+
 static_assert(sizeof(Head) % 8 == 0 && sizeof(Histogram) % 8 == 0 && kLargestSharedMemory % 8 == 0);
 // Two blocks on a multiprocessor of sm_80 (164 KB, 1 KB of each block's is reserved) up to 262,144
 // columns, and no more than any architecture has at 2^20.
@@ -160,12 +205,16 @@ static_assert(2 * (shared_memory_bytes_of(262144 / kSegment) + 1024) <= 164 * 10
 static_assert(shared_memory_bytes_of(kMaxSegments) <= kLargestSharedMemory);
 static_assert(list_capacity_beside_sub_counts(262144 / kSegment) == kListCapacity);
 static_assert(list_capacity_beside_sub_counts(kMaxSegments) >= 256);
+static_assert(sizeof(MassHistogram) == kListCapacity * sizeof(uint64_t));
+// Counts of a unit are 16 bits.
+static_assert((kSegment << long_last_digit(kMaxSegments).unit_shift) < (1 << 16));
 
 inline size_t shared_memory_bytes(int64_t vocab) {
   return shared_memory_bytes_of(static_cast<size_t>((vocab + kSegment - 1) / kSegment));
 }
 
-// Arrays per segment belong to the leader. The histogram is not needed any more where `sub_counts`
+// Arrays per segment belong to the leader; after a last read with larger units, `segment_mass` and
+// `segment_ties` are of units. The histogram is not needed any more where `sub_counts`
 // is used. Addresses are computed where they are used: kept as pointers they would fill the
 // registers.
 struct Memory {
@@ -205,11 +254,18 @@ struct Memory {
   __device__ __forceinline__ Histogram* histogram() const {
     return reinterpret_cast<Histogram*>(list() + kListCapacity);
   }
-  // [segments, kSubKeys / 2], two counts of 16 bits a word.
-  __device__ __forceinline__ uint32_t* sub_counts() const {
+  __device__ __forceinline__ MassHistogram* mass_histogram() const {
+    return reinterpret_cast<MassHistogram*>(list());
+  }
+  // [keys of the last digit], of the whole row.
+  __device__ __forceinline__ uint32_t* sub_totals(const LastDigit& digit) const {
     const size_t count = static_cast<size_t>(segments);
     return reinterpret_cast<uint32_t*>(gpu::shared_memory() + shared_memory_bytes_of(count) -
-                                       sub_counts_bytes(count));
+                                       sub_counts_bytes(count, digit));
+  }
+  // [units, keys / 2], two counts of 16 bits a word.
+  __device__ __forceinline__ uint32_t* sub_counts(const LastDigit& digit) const {
+    return sub_totals(digit) + (1 << digit.bits);
   }
 };
 

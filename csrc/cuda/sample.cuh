@@ -79,22 +79,24 @@ __device__ __forceinline__ void draw_samples(const SampleArguments& arguments, i
                                              const KeptSet& kept, uint64_t mass,
                                              const Normalisers& normalisers) {
   const Memory& memory = leader.memory;
-  const int num_segments = leader.row.num_segments;
+  // Where nothing was searched for, a unit is a segment.
+  const int unit_shift = filtered ? memory.head()->search.last_digit.unit_shift : 0;
+  const int num_units = leader.row.num_units(unit_shift);
   for (int64_t sample = gpu::warp_index(); sample < arguments.num_samples;
        sample += gpu::num_threads() / 32) {
     // floor(u * mass), exactly.
     const uint64_t threshold =
         gpu::multiply_high(uniform53_of(arguments, row_index, sample) << 11, mass);
-    const int segment = segment_of(memory, num_segments, threshold);
-    const uint64_t before = segment > 0 ? memory.segment_mass()[segment - 1] : 0;
-    const uint64_t segment_mass = memory.segment_mass()[segment] - before;
+    const int unit = unit_of(memory, num_units, threshold);
+    const uint64_t before = unit > 0 ? memory.segment_mass()[unit - 1] : 0;
+    const uint64_t unit_mass = memory.segment_mass()[unit] - before;
     const Token token =
-        draw_in_segment(leader.row, segment, leader.scaling,
-                        filtered ? leader.row_max() : memory.segment_max(segment), segment_mass,
-                        threshold - before, !filtered, [&](float logit, int column) {
-                          return logit > -kInfinity &&
-                                 (!filtered || kept.contains(Keys<Element>::of(logit), column));
-                        });
+        draw_in_unit(leader.row, unit << unit_shift, unit_shift, leader.scaling,
+                     filtered ? leader.row_max() : memory.segment_max(unit), unit_mass,
+                     threshold - before, !filtered, [&](float logit, int column) {
+                       return logit > -kInfinity &&
+                              (!filtered || kept.contains(Keys<Element>::of(logit), column));
+                     });
     if (token.column >= 0) {
       write_token(arguments, row_index * arguments.num_samples + sample, token, normalisers);
     }
@@ -147,7 +149,8 @@ __device__ __forceinline__ void lead_row(const SampleArguments& arguments, int64
     }
     return;
   }
-  const uint64_t mass = accumulate_segments(memory, row.num_segments);
+  const int unit_shift = plan.filtered ? memory.head()->search.last_digit.unit_shift : 0;
+  const uint64_t mass = accumulate_units(memory, row.num_units(unit_shift));
   draw_samples(arguments, row_index, leader, plan.filtered, kept, mass, normalisers);
 }
 

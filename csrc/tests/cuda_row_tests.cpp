@@ -87,6 +87,37 @@ void kernels_agree_with_a_sort(int trials, uint64_t seed) {
   }
 }
 
+// To the bit, -0.0 included: floats of every exponent, divided by temperatures of every size.
+void quotients_are_exact() {
+  constexpr int kVocab = 3001;
+  std::mt19937_64 random(4);
+  for (const float temperature :
+       {1e-45f, 1e-39f, 1e-30f, 0.3f, 0.7f, 1.0f, 1.99999988f, 1e17f, 1e30f, 3.4e38f, 0.0f}) {
+    std::vector<float> row;
+    while (row.size() < kVocab) {
+      const bool is_usual = row.size() % 2 == 0;
+      const float logit = is_usual ? std::normal_distribution<float>(0.0f, 9.0f)(random)
+                                   : std::bit_cast<float>(static_cast<uint32_t>(random()));
+      if (std::isfinite(logit)) row.push_back(row.size() % 101 == 0 ? -0.0f : logit);
+    }
+    std::vector<RowStatus> status;
+    const Filters filters = {temperature, 1.0f, 0, 0.0f};
+    const float max = *std::max_element(row.begin(), row.end());
+    for (const int misaligned : {0, 1}) {
+      const std::vector<float> output =
+          filter_logits(Batch<float>({row}, misaligned), filters, 2, kVocab, status);
+      for (int i = 0; i < kVocab; ++i) {
+        if (temperature == 0.0f && row[i] != max) continue;
+        const float wanted =
+            std::clamp(row[i] / (temperature == 0.0f ? 1.0f : temperature),
+                       -std::numeric_limits<float>::max(), std::numeric_limits<float>::max());
+        expect(std::bit_cast<uint32_t>(output[i]) == std::bit_cast<uint32_t>(wanted),
+               "quotient at T = " + std::to_string(temperature));
+      }
+    }
+  }
+}
+
 void invalid_rows_are_filled() {
   std::vector<float> row(3000, 0.5f);
   row[2500] = std::numeric_limits<float>::quiet_NaN();
@@ -128,6 +159,7 @@ int main(int count, char** values) {
     kernels_agree_with_a_sort<float>(trials, 1);
     kernels_agree_with_a_sort<cuda::BFloat16>(trials, 2);
     kernels_agree_with_a_sort<cuda::Float16>(trials, 3);
+    quotients_are_exact();
     invalid_rows_are_filled();
   } catch (const std::exception& error) {
     expect(false, error.what());

@@ -146,6 +146,26 @@ void sums_do_not_overflow() {
          "2^20 equal tokens");
 }
 
+// Rows so long that float32 keys are counted per unit of several segments, where top_k is more than
+// the list holds.
+template <typename Element>
+void long_rows_with_top_k_and_top_p() {
+  constexpr int kVocab = 131072 + 1234;
+  std::mt19937_64 random(9);
+  const RowKind kinds[] = {RowKind::kAllEqual, RowKind::kRounded, RowKind::kClose,
+                           RowKind::kUniform,  RowKind::kMasked,  RowKind::kGaussian};
+  for (const RowKind kind : kinds) {
+    for (const int64_t top_k : {5000, 120000}) {
+      Filters filters = {1.0f, 0.7f, top_k, kind == RowKind::kGaussian ? 0.01f : 0.0f};
+      if (kind == RowKind::kClose) filters.temperature = 1e-4f;
+      const Batch<Element> batch({make_row(kind, kVocab, random)}, 0);
+      const SampleResult result = sample(batch, {filters}, 1, 8, true, kVocab);
+      judge_row(batch, 0, filters, result, 8, describe(kind, filters, kVocab, 1));
+      expect(sample(batch, {filters}, 8, 8, true, kVocab) == result, "long row, 8 blocks");
+    }
+  }
+}
+
 // The second row in a batch and alone, with the same seed and offset.
 void rows_do_not_affect_each_other() {
   std::mt19937_64 random(5);
@@ -222,6 +242,8 @@ int main(int count, char** values) {
     kernel_agrees_with_a_sort<cuda::BFloat16>(trials, 2);
     kernel_agrees_with_a_sort<cuda::Float16>(trials, 3);
     sums_do_not_overflow();
+    long_rows_with_top_k_and_top_p<float>();
+    long_rows_with_top_k_and_top_p<cuda::BFloat16>();
     rows_do_not_affect_each_other();
     invalid_rows_get_a_status<float>();
     invalid_rows_get_a_status<cuda::BFloat16>();

@@ -1,0 +1,84 @@
+// Histograms of one digit of the order keys, in the shared memory of every block; those of a team
+// are added up in the leader.
+#pragma once
+
+#include "row_memory.cuh"
+
+namespace autodeco::cuda {
+
+// The arrays of a histogram; one of masses alone has no counts.
+struct Bins {
+  int size;
+  uint32_t* mass_low;
+  uint32_t* mass_high;
+  uint32_t* count;
+};
+
+__device__ __forceinline__ Bins bins_of(Histogram* histogram) {
+  return {kBins, histogram->mass_low, histogram->mass_high, histogram->count};
+}
+
+__device__ __forceinline__ Bins bins_of(MassHistogram* histogram) {
+  return {kMassBins, histogram->mass_low, histogram->mass_high, nullptr};
+}
+
+__device__ __forceinline__ uint64_t mass_of_bin(const Bins& bins, int bin) {
+  return static_cast<uint64_t>(bins.mass_high[bin]) << 32 | bins.mass_low[bin];
+}
+
+// Sums that a thread keeps back while one token after the other goes to the same bin: a row of
+// ties would otherwise queue at one address.
+struct PendingBin {
+  uint32_t bin = 0;
+  uint32_t count = 0;
+  uint64_t mass = 0;
+
+  __device__ __forceinline__ void add(const Bins& bins, uint32_t token_bin, uint64_t token_mass) {
+    if (token_bin != bin) {
+      flush(bins);
+      bin = token_bin;
+    }
+    ++count;
+    mass += token_mass;
+  }
+
+  __device__ __forceinline__ void flush(const Bins& bins) {
+    if (bins.count != nullptr && count != 0) gpu::atomic_add(&bins.count[bin], count);
+    if (mass != 0) atomic_add_mass(&bins.mass_low[bin], &bins.mass_high[bin], mass);
+    count = 0;
+    mass = 0;
+  }
+};
+
+__device__ __forceinline__ void clear(const Bins& bins) {
+  for (int bin = static_cast<int>(gpu::thread_index()); bin < bins.size;
+       bin += static_cast<int>(gpu::num_threads())) {
+    bins.mass_low[bin] = 0;
+    bins.mass_high[bin] = 0;
+    if (bins.count != nullptr) bins.count[bin] = 0;
+  }
+}
+
+// By a block that does not lead, when its own histogram is complete.
+template <bool kTeam>
+__device__ __forceinline__ void add_to_leader(const Team<kTeam>& team, const Bins& bins) {
+  uint32_t* mass_low = team.in_leader(bins.mass_low);
+  uint32_t* mass_high = team.in_leader(bins.mass_high);
+  for (int bin = static_cast<int>(gpu::thread_index()); bin < bins.size;
+       bin += static_cast<int>(gpu::num_threads())) {
+    const uint32_t count = bins.count != nullptr ? bins.count[bin] : 0;
+    if (count != 0) gpu::atomic_add(&team.in_leader(bins.count)[bin], count);
+    const uint64_t mass = mass_of_bin(bins, bin);
+    if (mass != 0) atomic_add_mass(&mass_low[bin], &mass_high[bin], mass);
+  }
+}
+
+__device__ __forceinline__ bool has_leading_digits(uint32_t key, const Digit& digit) {
+  return key >> (digit.leading_shift - 1) >> 1 == digit.leading;  // the shift may be by 32
+}
+
+__device__ __forceinline__ uint32_t bin_of(uint32_t key, const Digit& digit) {
+  return key >> digit.shift & ((1u << digit.bits()) - 1);
+}
+
+}  // namespace autodeco::cuda
