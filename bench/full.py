@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 _VOCABS = "--vocab 32000 128256 151936 201088 262144"
-_OURS = "--provider autodeco_ext floor --seconds 0.2"
+_OURS = "--provider autodeco_ext floor --seconds 0.1"
 # Name of the result -> options of `python -m bench cpu`. Peers are slow, and so they are timed
 # where a goal or a chart needs them; our own time is taken for every shape.
 PARTS = {
