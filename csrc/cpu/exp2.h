@@ -63,6 +63,20 @@ inline Floats exp2_nonpositive(Floats x) {
 #endif
 }
 
+// An exponent at which exp2_of_product is 0.
+#if defined(__AVX512F__)
+constexpr float kNoWeightExponent = -160.0f;
+#else
+constexpr float kNoWeightExponent = -127.0f;
+#endif
+
+// 2^(x (high + low)) for x (high + low) in [kNoWeightExponent, 0], where `low` is what `high` lacks
+// for rounding.
+inline Floats exp2_of_product(Floats x, float high, float low) {
+  const WholePart whole(x * high);
+  return whole.scale(exp2_of_fraction((x * high - whole.number) + x * low));
+}
+
 // 2^x for x in [-126, 0], relative error below 1e-4.
 inline Floats exp2_roughly(Floats x) {
   const WholePart whole(x);

@@ -7,8 +7,6 @@
 namespace autodeco::cpu::AUTODECO_ISA {
 namespace {
 
-inline void store(float* target, Floats values) { std::memcpy(target, &values, sizeof(values)); }
-
 inline void fill(float* output, int64_t begin, int64_t end, float value) {
   for (int64_t i = begin; i < end; ++i) output[i] = value;
 }

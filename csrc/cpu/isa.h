@@ -9,6 +9,8 @@ struct FilterLogitsArguments;
 struct KeptIndicesArguments;
 struct DistributionStatsArguments;
 struct PredictParametersArguments;
+struct AutodecoLossArguments;
+struct AutodecoLossGradientArguments;
 struct FloorArguments;
 }  // namespace autodeco
 
@@ -27,6 +29,9 @@ struct KernelTable {
                              int64_t end);
   void (*predict_parameters)(const PredictParametersArguments& arguments, int64_t begin,
                              int64_t end);
+  void (*autodeco_loss)(const AutodecoLossArguments& arguments, int64_t begin, int64_t end);
+  void (*autodeco_loss_gradient)(const AutodecoLossGradientArguments& arguments, int64_t begin,
+                                 int64_t end);
   void (*floor)(const FloorArguments& arguments, int64_t begin, int64_t end);
 };
 

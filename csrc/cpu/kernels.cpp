@@ -7,6 +7,8 @@
 #error "AUTODECO_ISA must name the instruction set; see CMakeLists.txt"
 #endif
 
+#include "autodeco_loss_gradient_impl.h"
+#include "autodeco_loss_impl.h"
 #include "distribution_stats_impl.h"
 #include "filter_logits_impl.h"
 #include "floor_impl.h"
@@ -21,9 +23,9 @@ const KernelTable& kernels();  // declared where isa.cpp does
 
 const KernelTable& kernels() {
   static constexpr KernelTable table = {
-      &sample_rows,     &filter_logits_rows,      &count_kept_rows,
-      &write_kept_rows, &distribution_stats_rows, &predict_parameters_rows,
-      &floor_rows};
+      &sample_rows,        &filter_logits_rows,          &count_kept_rows,
+      &write_kept_rows,    &distribution_stats_rows,     &predict_parameters_rows,
+      &autodeco_loss_rows, &autodeco_loss_gradient_rows, &floor_rows};
   return table;
 }
 

@@ -123,6 +123,48 @@ inline TwoFloats load_two(const BFloat16* source) {
           reinterpret_cast<Floats>(pairs & static_cast<int32_t>(0xffff0000u))};
 }
 
+inline void store(float* target, Floats values) { std::memcpy(target, &values, sizeof(values)); }
+
+inline void store(BFloat16* target, Floats values) {
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const uint32_t bits = std::bit_cast<uint32_t>(static_cast<float>(values[lane]));
+    // To nearest, ties to even; a NaN must not become infinite.
+    const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+    const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    target[lane].bits = static_cast<uint16_t>(nan ? 0x7fc0u : rounded);
+  }
+}
+
+#if !defined(__AVX2__)
+// To nearest, ties to even; infinite beyond the range.
+inline uint16_t float16_bits(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t sign = bits >> 16 & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
+  if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);
+  if (magnitude < 0x38800000u) {
+    // Adding 0.5 leaves the multiple of 2^-24 in the mantissa.
+    const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f);
+    return static_cast<uint16_t>(sign | (subnormal - 0x3f000000u));
+  }
+  const uint32_t rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);
+  return static_cast<uint16_t>(sign | ((rounded - (112u << 23)) >> 13));
+}
+#endif
+
+inline void store(Float16* target, Floats values) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(target),
+                      _mm512_cvtps_ph(reinterpret_cast<__m512>(values), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__AVX2__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(target),
+                   _mm256_cvtps_ph(reinterpret_cast<__m256>(values), _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int lane = 0; lane < kLanes; ++lane) target[lane].bits = float16_bits(values[lane]);
+#endif
+}
+
 // `b` where one of them is NaN.
 inline Floats larger(Floats a, Floats b) {
 #if defined(__AVX512F__)
@@ -156,6 +198,10 @@ inline Mask is_nan(Floats a) {
   return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(a), _CMP_UNORD_Q);
 }
 inline uint32_t bits_of(Mask mask) { return mask; }
+inline Floats choose(Mask mask, Floats yes, Floats no) {
+  return reinterpret_cast<Floats>(
+      _mm512_mask_blend_ps(mask, reinterpret_cast<__m512>(no), reinterpret_cast<__m512>(yes)));
+}
 inline void add_where(Mask mask, Floats& sum, Floats values) {
   const __m512 before = reinterpret_cast<__m512>(sum);
   sum = reinterpret_cast<Floats>(
@@ -184,6 +230,7 @@ inline uint32_t bits_of(Mask mask) {
   return bits;
 #endif
 }
+inline Floats choose(Mask mask, Floats yes, Floats no) { return mask ? yes : no; }
 inline void add_where(Mask mask, Floats& sum, Floats values) {
   sum += reinterpret_cast<Floats>(mask & reinterpret_cast<Ints>(values));
 }
@@ -201,6 +248,25 @@ Floats swapped(Floats values) {
   return result;
 #else
   return __builtin_shuffle(values, source);
+#endif
+}
+
+// a[0], b[0], a[1], b[1] and so on.
+inline void interleave(Floats a, Floats b, float (*pairs)[2]) {
+  float* target = &pairs[0][0];
+#if defined(__clang__)
+  for (int lane = 0; lane < kLanes; ++lane) {
+    target[2 * lane] = a[lane];
+    target[2 * lane + 1] = b[lane];
+  }
+#else
+  Ints low, high;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    low[lane] = lane / 2 + (lane % 2 == 0 ? 0 : kLanes);
+    high[lane] = low[lane] + kLanes / 2;
+  }
+  store(target, __builtin_shuffle(a, b, low));
+  store(target + kLanes, __builtin_shuffle(a, b, high));
 #endif
 }
 

@@ -13,7 +13,8 @@ std::string number_text(float value) {
   return text.str();
 }
 
-std::string reason(RowStatus status, const FilterParameters& filters, int64_t row) {
+std::string reason(RowStatus status, const FilterParameters& filters,
+                   const RowParameter<int64_t>& labels, int64_t row) {
   std::ostringstream text;
   switch (status) {
     case RowStatus::kValid:
@@ -42,6 +43,15 @@ std::string reason(RowStatus status, const FilterParameters& filters, int64_t ro
       break;
     case RowStatus::kNoFiniteLogit:
       text << "logits must have a finite value among the valid columns, got none";
+      break;
+    case RowStatus::kTemperatureZero:
+      text << "temperature must be > 0 where its clamp is 0, got 0";
+      break;
+    case RowStatus::kTopPOutsideUnit:
+      text << "top_p must be in [0, 1], got " << number_text(value_at(filters.top_p, row));
+      break;
+    case RowStatus::kLabelOutsideVocab:
+      text << "labels must be a column of logits or ignore_index, got " << value_at(labels, row);
       break;
   }
   text << " in row " << row;
@@ -137,10 +147,10 @@ FilterParameters filter_parameters(const char* op, const Tensor& logits, int64_t
 }
 
 void require_valid_rows(const char* op, const std::vector<RowStatus>& status,
-                        const FilterParameters& filters) {
+                        const FilterParameters& filters, const RowParameter<int64_t>& labels) {
   for (size_t row = 0; row < status.size(); ++row) {
     if (status[row] == RowStatus::kValid) continue;
-    fail(op, reason(status[row], filters, static_cast<int64_t>(row)));
+    fail(op, reason(status[row], filters, labels, static_cast<int64_t>(row)));
   }
 }
 

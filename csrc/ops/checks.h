@@ -96,9 +96,9 @@ FilterParameters filter_parameters(const char* op, const Tensor& logits, int64_t
                                    double min_p_value, const std::optional<Tensor>& valid_vocab,
                                    int64_t valid_vocab_value);
 
-// Fails naming the first row that is not valid, and why.
+// Fails naming the first row that is not valid, and why. `labels` only where the op has such.
 void require_valid_rows(const char* op, const std::vector<RowStatus>& status,
-                        const FilterParameters& filters);
+                        const FilterParameters& filters, const RowParameter<int64_t>& labels = {});
 
 // Calls kernel(begin, end) over the rows on torch's own threads. Each takes the next rows when it
 // is done with its last: rows differ in what they cost, and a thread that slept wakes up late.

@@ -78,9 +78,10 @@ RowStatus* RowStatuses::data() {
   return reinterpret_cast<RowStatus*>(on_cuda_->mutable_data_ptr<uint8_t>());
 }
 
-void RowStatuses::require_valid(const char* op, const FilterParameters& filters) const {
+void RowStatuses::require_valid(const char* op, const FilterParameters& filters,
+                                const RowParameter<int64_t>& labels) const {
   if (!on_cuda_.has_value()) {
-    require_valid_rows(op, on_host_, filters);
+    require_valid_rows(op, on_host_, filters, labels);
     return;
   }
   const torch::stable::accelerator::DeviceGuard guard(on_cuda_->get_device_index());
@@ -93,11 +94,12 @@ void RowStatuses::require_valid(const char* op, const FilterParameters& filters)
     if (status == RowStatus::kValid) continue;
     FilterParameters of_row;
     of_row.temperature = value_on_host(filters.temperature, row);
+    of_row.top_p = value_on_host(filters.top_p, row);
     of_row.top_k = value_on_host(filters.top_k, row);
     of_row.valid_vocab = value_on_host(filters.valid_vocab, row);
     std::vector<RowStatus> until(static_cast<size_t>(row + 1), RowStatus::kValid);
     until.back() = status;
-    require_valid_rows(op, until, of_row);
+    require_valid_rows(op, until, of_row, value_on_host(labels, row));
   }
 }
 

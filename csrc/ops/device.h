@@ -36,7 +36,8 @@ class RowStatuses {
   RowStatuses(const Tensor& logits, int64_t num_rows);
   RowStatus* data();
   // Fails naming the first row that is not valid, and why. On CUDA this waits for the kernel.
-  void require_valid(const char* op, const FilterParameters& filters) const;
+  void require_valid(const char* op, const FilterParameters& filters,
+                     const RowParameter<int64_t>& labels = {}) const;
 
  private:
   std::vector<RowStatus> on_host_;

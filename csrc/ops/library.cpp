@@ -35,6 +35,17 @@ STABLE_TORCH_LIBRARY(autodeco_ext, library) {
       "Tensor? temperature_second_bias, Tensor? top_p_product, Tensor? top_p_feature_weight, "
       "Tensor? top_p_first_bias, Tensor? top_p_second_weight, Tensor? top_p_second_bias, "
       "bool check) -> (Tensor, Tensor)");
+  library.def(
+      "autodeco_loss_rows(Tensor logits, Tensor temperature, Tensor top_p, Tensor labels, "
+      "Tensor? drop_uniform, float easy_token_drop, int ignore_index, bool megatron, "
+      "bool exclusive, float steepness, float temperature_clamp, float top_p_temperature_clamp, "
+      "float mass_eps, float probability_eps, bool check) -> "
+      "(Tensor losses, Tensor gradients, Tensor counted)");
+  library.def(
+      "autodeco_loss_logits_gradient(Tensor logits, Tensor temperature, Tensor top_p, "
+      "Tensor labels, Tensor counted, Tensor loss_gradients, bool megatron, bool exclusive, "
+      "float steepness, float temperature_clamp, float top_p_temperature_clamp, float mass_eps, "
+      "float probability_eps) -> Tensor");
   // For bench/ alone: no public function, and no fake kernel, because the shape of the result is
   // that of the launch.
   library.def("floor(Tensor logits) -> Tensor");

@@ -1,4 +1,5 @@
-// Why a row cannot be sampled. One byte per row is written by the kernels and read by csrc/ops.
+// Why a row cannot be sampled, or has no loss. One byte per row is written by the kernels and read
+// by csrc/ops.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +16,9 @@ enum class RowStatus : uint8_t {
   kLogitNaN,
   kLogitPositiveInfinity,
   kNoFiniteLogit,
+  kTemperatureZero,    // where no clamp makes it positive
+  kTopPOutsideUnit,    // of the losses; the sampler takes any number
+  kLabelOutsideVocab,  // and not the one to be ignored
 };
 
 }  // namespace autodeco
