@@ -154,14 +154,12 @@ def _scalar(value: float | int, dtype: torch.dtype, logits: torch.Tensor) -> Pai
     return None, value
 
 
-def number(op: str, name: str, value: object) -> float:
+def number(op: str, name: str, value: object, kind: str = "a number or a tensor") -> float:
     # The abstract class takes longer than everything else here.
     if type(value) is not float and (
         isinstance(value, bool) or not isinstance(value, numbers.Real)
     ):
-        raise TypeError(
-            f"autodeco_ext.{op}: {name} must be a number or a tensor, got {type(value).__name__}"
-        )
+        raise TypeError(f"autodeco_ext.{op}: {name} must be {kind}, got {type(value).__name__}")
     try:
         result = float(value)
     except OverflowError:

@@ -7,7 +7,6 @@ backward computes the two small heads again and nothing else.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from autodeco_ext._arguments import call
 from autodeco_ext._lm_head import LMHead
-from autodeco_ext.losses import LossOptions, first_derivative
+from autodeco_ext.losses import LossOptions, errors_named, first_derivative
 from autodeco_ext.ops import distribution_stats
 
 if TYPE_CHECKING:  # at run time it would import transformers, which takes seconds
@@ -45,22 +44,26 @@ class LinearLossJob:
     def trained(self) -> list[Tensor]:
         return [*self.head_parameters, *(self.lm_head.parameters if self.train_base else ())]
 
-    def backward_chunk_size(self, hidden_states: Tensor) -> int:
-        """What backward computes again in one go is small if the LM head is not part of it."""
+    def backward_chunk_size(self) -> int:
+        """Without the LM head's logits a chunk has room for more rows."""
         if self.train_base:
             return self.chunk_size
-        layers = sum(one.shape[0] for one in self.heads.parameters() if one.dim() == 2)
-        # A row's hidden state and the copy that the features are appended to; of every layer the
-        # sum, the activation and two gradients.
-        floats = 2 * hidden_states.shape[-1] + 4 * layers
-        return max(1, _BACKWARD_CHUNK_BYTES // (4 * floats))
+        return max(1, _BACKWARD_CHUNK_BYTES // heads_bytes(self.heads))
+
+
+def heads_bytes(heads: AutoDecoHeads) -> int:
+    """Roughly what both heads take for a row, backward included."""
+    layers = sum(one.shape[0] for one in heads.parameters() if one.dim() == 2)
+    # The hidden state and the copy that the features are appended to; the sums and activations of
+    # every layer, and their gradients.
+    return 4 * (2 * heads.hidden_size + 4 * layers)
 
 
 class LinearLoss(torch.autograd.Function):
     """(job, rows, labels, drop_uniform, hidden_states, *job.trained) -> losses, counted.
 
-    rows [n] are the positions with a label, numbered as in the flattened labels; labels and
-    drop_uniform [n] are theirs. losses float32 [2, n], counted bool [2, n].
+    rows [n] are the positions with a label, numbered as in labels and drop_uniform, which are those
+    of all positions, flattened. losses float32 [2, n], counted bool [2, n].
     """
 
     @staticmethod
@@ -78,31 +81,34 @@ class LinearLoss(torch.autograd.Function):
 
         n = len(rows)
         losses, counted = empty(2, n), empty(2, n, dtype=torch.bool)
-        temperature, top_p, gradients = empty(n), empty(n), empty(3, n)
+        temperature, gradients = empty(n), empty(3, n)
         statistics = empty(n, 4) if job.heads.reads_statistics else None
+        kept_top_p = empty(n) if job.train_base else None
         for chunk in _chunks(n, job.chunk_size):
             hidden = _take(hidden_states, rows[chunk])
-            with _rows_named(job.op, rows[chunk]):
+            with errors_named(job.op, rows[chunk]):
                 logits = job.lm_head.logits(hidden)
                 hidden = hidden.float()
                 temperature[chunk] = job.heads.predict_temperature(hidden)
                 if statistics is not None:
                     statistics[chunk] = distribution_stats(logits, temperature[chunk])
-                top_p[chunk] = job.heads.predict_top_p(
+                top_p = job.heads.predict_top_p(
                     hidden, temperature[chunk], _part(statistics, chunk)
                 )
+                if kept_top_p is not None:
+                    kept_top_p[chunk] = top_p
                 losses[:, chunk], gradients[:, chunk], counted[:, chunk] = call(
                     _ops.autodeco_loss_rows,
                     logits,
                     temperature[chunk],
-                    top_p[chunk],
-                    labels[chunk],
-                    _part(drop_uniform, chunk),
+                    top_p,
+                    labels[rows[chunk]],
+                    _part(drop_uniform, rows[chunk]),
                     *job.options,
                     job.check,
                 )
             del logits  # before those of the next chunk are made
-        for_logits = (labels, top_p, counted) if job.train_base else (None, None, None)
+        for_logits = (labels, kept_top_p, counted) if job.train_base else (None, None, None)
         ctx.save_for_backward(
             hidden_states, rows, temperature, statistics, gradients, *for_logits, *trained
         )
@@ -116,7 +122,7 @@ class LinearLoss(torch.autograd.Function):
         hidden_states, *_ = ctx.saved_tensors
         inputs = (hidden_states, *ctx.job.trained)
         with torch.no_grad(), ctx.autocast:
-            totals = _input_gradients(ctx, loss_gradients.contiguous())
+            totals = _input_gradients(ctx, loss_gradients)
         depends_on = (loss_gradients, *inputs)
         return (
             *[None] * 4,
@@ -131,8 +137,6 @@ def _input_gradients(ctx: Any, loss_gradients: Tensor) -> list[Tensor | None]:
     """For hidden_states and job.trained."""
     job: LinearLossJob = ctx.job
     hidden_states, rows, temperature, statistics, gradients, *for_logits = ctx.saved_tensors[:8]
-    of_temperature = (gradients[:2] * loss_gradients).sum(0)
-    of_top_p = gradients[2] * loss_gradients[1]
     needs_hidden = ctx.needs_input_grad[4]
     of_hidden = torch.zeros_like(hidden_states) if needs_hidden else None
     # Many chunks are added up: in float32 at least.
@@ -141,7 +145,7 @@ def _input_gradients(ctx: Any, loss_gradients: Tensor) -> list[Tensor | None]:
         for one in job.trained
     ]
     num_heads = len(job.head_parameters)
-    for chunk in _chunks(len(rows), job.backward_chunk_size(hidden_states)):
+    for chunk in _chunks(len(rows), job.backward_chunk_size()):
         hidden = _take(hidden_states, rows[chunk])
         with torch.enable_grad():
             leaf = hidden.float().requires_grad_(needs_hidden)
@@ -149,15 +153,17 @@ def _input_gradients(ctx: Any, loss_gradients: Tensor) -> list[Tensor | None]:
                 job.heads.predict_temperature(leaf),
                 job.heads.predict_top_p(leaf, temperature[chunk], _part(statistics, chunk)),
             ]
+        through_losses = gradients[:, chunk] * loss_gradients[[0, 1, 1], chunk]
+        of_predicted = [through_losses[0] + through_losses[1], through_losses[2]]
         inputs = [*job.head_parameters, *([leaf] if needs_hidden else ())]
-        parts = _vector_jacobian(predicted, [of_temperature[chunk], of_top_p[chunk]], inputs)
+        parts = _vector_jacobian(predicted, of_predicted, inputs)
         _add(totals[:num_heads], parts)
         if not job.train_base:
             continue
         through_logits, *parts_of_lm_head = job.lm_head.gradients(
             hidden,
             lambda logits, chunk=chunk: _logits_gradient(
-                job, logits, temperature, for_logits, loss_gradients, chunk
+                job, logits, rows, temperature, for_logits, loss_gradients, chunk
             ),
         )
         _add(totals[num_heads:], parts_of_lm_head)
@@ -173,6 +179,7 @@ def _input_gradients(ctx: Any, loss_gradients: Tensor) -> list[Tensor | None]:
 def _logits_gradient(
     job: LinearLossJob,
     logits: Tensor,
+    rows: Tensor,
     temperature: Tensor,
     for_logits: Sequence[Tensor],
     loss_gradients: Tensor,
@@ -183,7 +190,7 @@ def _logits_gradient(
         logits,
         temperature[chunk],
         top_p[chunk],
-        labels[chunk],
+        labels[rows[chunk]],
         counted[:, chunk].contiguous(),
         loss_gradients[:, chunk].contiguous(),
         *job.options.of_gradient(),
@@ -207,8 +214,8 @@ def _add(totals: list[Tensor], parts: Sequence[Tensor | None]) -> None:
             total += part
 
 
-def _part(values: Tensor | None, chunk: slice) -> Tensor | None:
-    return None if values is None else values[chunk]
+def _part(values: Tensor | None, index: slice | Tensor) -> Tensor | None:
+    return None if values is None else values[index]
 
 
 def _chunks(rows: int, size: int) -> Iterator[slice]:
@@ -237,16 +244,3 @@ def _autocast(device_type: str) -> contextlib.AbstractContextManager:
         dtype=torch.get_autocast_dtype(device_type),
         enabled=torch.is_autocast_enabled(device_type),
     )
-
-
-@contextlib.contextmanager
-def _rows_named(op: str, rows: Tensor) -> Iterator[None]:
-    """Turns an error about a row of a chunk into one about a position of the caller's."""
-    try:
-        yield
-    except ValueError as error:
-        text = re.sub(r"^autodeco_ext\.\w+:", f"autodeco_ext.{op}:", str(error))
-        found = re.search(r" in row (\d+)$", text)
-        if found is not None:
-            text = f"{text[: found.start()]} in row {int(rows[int(found[1])])}"
-        raise ValueError(text) from None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autodeco_ext._arguments import checks_rows, integer, require_tensor, row_values
-from autodeco_ext._linear_loss_autograd import LinearLoss, LinearLossJob
+from autodeco_ext._linear_loss_autograd import LinearLoss, LinearLossJob, heads_bytes
 from autodeco_ext._lm_head import LMHead, LogitsTransform
 from autodeco_ext.losses import easy_token_uniform, loss_options, reduced, require_reduction
 from autodeco_ext.reference import AutoDecoLoss
@@ -59,7 +59,7 @@ def linear_autodeco_loss(
 
     The base is frozen by default: hidden states and LM head are constants, the LM head is
     multiplied once, and backward runs the heads again, not the LM head. Kept until then are 40
-    bytes a position with a label (54 with train_base), and the hidden states by reference.
+    bytes a position with a label (46 with train_base), and the hidden states by reference.
 
     Args:
         hidden_states: `[..., H]`, the LM head's input, in the dtype it takes.
@@ -75,8 +75,9 @@ def linear_autodeco_loss(
             Backward then multiplies the LM head again, and every chunk makes a gradient of the LM
             head's size, summed in float32: use large chunks. A module's parameters must be whole.
         chunk_size: rows of a chunk at most, >= 1; "auto": as many as max_chunk_bytes holds.
-        max_chunk_bytes: for a chunk's logits and their copies: three times as much a row with a
-            logits_transform, twice as much with train_base. A chunk has one row at least.
+        max_chunk_bytes: for what exists of a chunk at a time: its logits (three times with a
+            logits_transform, twice as many with train_base) and the heads' layers. A chunk has one
+            row at least.
         drop_uniform, variant, cumulative, easy_token_drop, steepness, temperature_clamp,
             top_p_temperature_clamp, mass_eps, probability_eps, ignore_index, reduction: as in
             `autodeco_loss`.
@@ -136,7 +137,7 @@ def linear_autodeco_loss(
         lm_head=head,
         train_base=train_base,
         options=options,
-        chunk_size=_chunk_size(chunk_size, max_chunk_bytes, head, hidden_states, train_base),
+        chunk_size=_chunk_size(chunk_size, max_chunk_bytes, head, heads, hidden_states, train_base),
         check=checks_rows(_OP, check, hidden_states),
     )
     labels = row_values(_OP, "labels", labels, torch.int64, shape, device)
@@ -148,8 +149,8 @@ def linear_autodeco_loss(
     losses, counted = LinearLoss.apply(
         job,
         rows,
-        labels[rows],
-        None if uniform is None else uniform.flatten()[rows],
+        labels,
+        None if uniform is None else uniform.flatten(),
         hidden_states if train_base else hidden_states.detach(),
         *job.trained,
     )
@@ -191,6 +192,7 @@ def _chunk_size(
     chunk_size: int | str,
     max_chunk_bytes: int,
     head: LMHead,
+    heads: AutoDecoHeads,
     hidden_states: Tensor,
     train_base: bool,
 ) -> int:
@@ -203,4 +205,5 @@ def _chunk_size(
     if chunk_size != "auto":
         return int(chunk_size)
     copies = (1 if head.transform is None else 3) * (2 if train_base else 1)
-    return max(1, max_chunk_bytes // (copies * head.vocab * hidden_states.element_size()))
+    logits_bytes = copies * head.vocab * hidden_states.element_size()
+    return max(1, max_chunk_bytes // (logits_bytes + heads_bytes(heads)))

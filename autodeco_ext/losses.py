@@ -6,7 +6,10 @@ registered op computes losses and their gradients in one go; backward multiplies
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -214,9 +217,14 @@ def loss_options(
         default = 0.0 if megatron else released
         numbers[name] = default if value is None else value
     for name, value in numbers.items():
-        numbers[name] = number(op, name, value)
+        numbers[name] = number(op, name, value, "a number")
         if not (0 <= numbers[name] < math.inf):
             raise ValueError(f"autodeco_ext.{op}: {name} must be finite and >= 0, got {value}")
+    if numbers["easy_token_drop"] > 1:
+        raise ValueError(
+            f"autodeco_ext.{op}: easy_token_drop must be in [0, 1], got"
+            f" {numbers['easy_token_drop']}"
+        )
     return LossOptions(
         ignore_index=integer(op, "ignore_index", ignore_index, "an integer"),
         megatron=megatron,
@@ -284,17 +292,34 @@ def _row_losses(
     top_p = row_values(op, "top_p", top_p, torch.float32, shape, device)
     labels = row_values(op, "labels", labels, torch.int64, shape, device)
     uniform = easy_token_uniform(op, drop_uniform, labels, options) if drops else None
-    losses, _, counted = call(
-        _ops.autodeco_loss_rows,
-        logits,
-        temperature,
-        top_p,
-        labels,
-        uniform,
-        *options,
-        checks_rows(op, check, logits),
-    )
+    with errors_named(op):
+        losses, _, counted = call(
+            _ops.autodeco_loss_rows,
+            logits,
+            temperature,
+            top_p,
+            labels,
+            uniform,
+            *options,
+            checks_rows(op, check, logits),
+        )
     return losses, counted
+
+
+@contextlib.contextmanager
+def errors_named(op: str, rows: Tensor | None = None) -> Iterator[None]:
+    """Gives an error of another op that runs inside this name.
+
+    rows: which rows of the caller's those that the other op counts are.
+    """
+    try:
+        yield
+    except ValueError as error:
+        text = re.sub(r"^autodeco_ext\.\w+:", f"autodeco_ext.{op}:", str(error))
+        found = re.search(r" in row (\d+)$", text)
+        if rows is not None and found is not None:
+            text = f"{text[: found.start()]} in row {int(rows[int(found[1])])}"
+        raise ValueError(text) from None
 
 
 # Autograd.

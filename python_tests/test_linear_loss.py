@@ -395,23 +395,24 @@ def peak_bytes(function: Callable[[], object]) -> int:
     return peak
 
 
-def memory_case(tokens: int, hidden: int, vocab: int) -> Callable[[], object]:
+def memory_case(tokens: int, hidden: int, vocab: int, **options: Any) -> Callable[[], object]:
+    """Forward and backward, the gradients' own memory left out."""
     torch.manual_seed(0)
     states, weight = torch.randn(tokens, hidden), torch.randn(vocab, hidden)
     labels = torch.randint(0, vocab, (tokens,))
     heads = AutoDecoHeads(AutoDecoConfig(hidden_size=hidden))
     for parameter in heads.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    return lambda: linear_autodeco_loss(states, weight, heads, labels).loss.backward()
+    return lambda: linear_autodeco_loss(states, weight, heads, labels, **options).loss.backward()
 
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_tokens_times_vocabulary() -> None:
-    few, many = 4096, 65536
-    peaks = [peak_bytes(memory_case(tokens, 16, 512)) for tokens in (few, many)]
-    assert peaks[1] <= (64 << 20) + 64 * many
-    # 64 bytes a position, whatever the chunk; the loss, labels and index of the call included.
-    assert peaks[1] - peaks[0] <= 80 * (many - few)
+    few, many = 8192, 65536
+    assert peak_bytes(memory_case(many, 16, 512)) <= (64 << 20) + 64 * many
+    peaks = [peak_bytes(memory_case(tokens, 16, 512, chunk_size=1024)) for tokens in (few, many)]
+    # The chunks of backward, which are as even as they can be, differ by a few hundred rows.
+    assert peaks[1] - peaks[0] <= 64 * (many - few) + (1 << 20)
 
 
 @pytest.mark.slow

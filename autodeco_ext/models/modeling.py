@@ -261,7 +261,7 @@ def autodeco_class(base_class: type[PreTrainedModel]) -> type:
 
     @functools.wraps(base_class.forward)  # generate and Trainer look at the signature
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._forward_with_heads({**dict(zip(names, args, strict=False)), **kwargs})
+        return self._forward_with_heads(**dict(zip(names, args, strict=False)), **kwargs)
 
     forward.__doc__ = f"""{base_class.__name__}.forward with the predictions of the heads.
 
@@ -270,7 +270,7 @@ def autodeco_class(base_class: type[PreTrainedModel]) -> type:
     into the base.
 
     labels: [batch, sequence], unshifted, -100 ignored. The loss is then the AutoDeco loss of the
-    two heads as released (reference.autodeco_loss) and not the base's cross entropy; its gradient
+    two heads as released (autodeco_ext.autodeco_loss), not the base's cross entropy; its gradient
     reaches the heads only. Easy tokens, which the base gets right anyway, are dropped from the
     temperature part with probability 0.6, by random numbers from torch's generator.
     num_items_in_batch: the number both of its sums are divided by, for gradient accumulation;
