@@ -1,86 +1,28 @@
-"""linear_autodeco_loss: chunks change nothing, gradients are the reference's, memory stays flat."""
+"""linear_autodeco_loss: chunks change nothing, gradients are the reference's."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from linear_loss_case import (
+    CHUNKS,
+    GRADIENT,
+    HIDDEN,
+    LOSS,
+    VOCAB,
+    Case,
+    assert_all_close,
+    module_of,
+)
 from torch import Tensor, nn
 
 import autodeco_ext
 from autodeco_ext import linear_autodeco_loss, reference
-from autodeco_ext.models import AutoDecoConfig, AutoDecoHeads
-
-HIDDEN, VOCAB = 12, 40
-# Products of float32 and the loss op (1e-5 of the loss, 1e-4 of a gradient) against float64.
-LOSS = {"rtol": 3e-5, "atol": 1e-6}
-GRADIENT = {"rtol": 5e-4, "atol": 2e-6}
-# The same call in other chunks: only torch's products round differently.
-CHUNKS = {"rtol": 2e-5, "atol": 1e-7}
 
 
 def soft_cap(logits: Tensor) -> Tensor:
     return 3 * torch.tanh(logits / 3)
-
-
-class Case:
-    """Hidden states [2, 7, H], a third of the labels ignored, heads whose predictions vary."""
-
-    def __init__(self, *, bias: bool = False, **options: Any) -> None:
-        random = torch.Generator().manual_seed(3)
-        self.hidden = torch.randn(2, 7, HIDDEN, generator=random)
-        self.weight = torch.randn(VOCAB, HIDDEN, generator=random) * 0.7
-        self.bias = torch.randn(VOCAB, generator=random) if bias else None
-        logits = F.linear(self.hidden, self.weight, self.bias)
-        guess = torch.multinomial(logits.flatten(0, 1).softmax(-1), 1, generator=random)
-        self.labels = guess.reshape(2, 7)
-        self.labels[0, :3], self.labels[1, 5:] = -100, -100
-        self.uniform = torch.rand(2, 7, generator=random)
-        torch.manual_seed(0)
-        self.heads = AutoDecoHeads(AutoDecoConfig(hidden_size=HIDDEN, **options))
-        with torch.no_grad():
-            for parameter in self.heads.parameters():
-                parameter *= 2
-
-    def loss(self, lm_head: Tensor | nn.Module | None = None, **options: Any) -> Any:
-        if lm_head is None:
-            lm_head, options = self.weight, {"bias": self.bias} | options
-        options = {"drop_uniform": self.uniform} | options
-        return linear_autodeco_loss(self.hidden, lm_head, self.heads, self.labels, **options)
-
-    def gradients(self, loss: Tensor, *others: Tensor) -> list[Tensor]:
-        return list(torch.autograd.grad(loss, [*self.heads.parameters(), *others]))
-
-    def expected(
-        self,
-        loss_of: Callable[[reference.AutoDecoLoss], Tensor] = lambda loss: loss.loss,
-        transform: Callable[[Tensor], Tensor] = lambda logits: logits,
-        **options: Any,
-    ) -> tuple[Tensor, list[Tensor]]:
-        """In float64 by autograd of the reference: the loss; its gradients for heads, hidden
-        states, weight and bias."""
-        leaves = [self.hidden, self.weight] + ([] if self.bias is None else [self.bias])
-        leaves = [leaf.double().requires_grad_() for leaf in leaves]
-        weights = {
-            name: value.detach().double().requires_grad_()
-            for name, value in self.heads.named_parameters()
-        }
-        logits = transform(F.linear(*leaves))
-        predicted = reference.head_predictions(
-            leaves[0], logits, weights, enhanced=self.heads.use_enhanced_features
-        )
-        options = {"drop_uniform": self.uniform} | options
-        loss = loss_of(reference.autodeco_loss(logits, *predicted, self.labels, **options))
-        return loss.detach(), list(torch.autograd.grad(loss, [*weights.values(), *leaves]))
-
-
-def assert_all_close(got: list[Tensor], expected: list[Tensor], **tolerance: float) -> None:
-    assert len(got) == len(expected)
-    for one, other in zip(got, expected, strict=True):
-        torch.testing.assert_close(one, other.to(one.dtype), **tolerance)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -163,14 +105,6 @@ def test_a_frozen_lm_head_is_multiplied_once_and_with_labelled_rows_only() -> No
     loss.backward()
     assert lm_head.rows == int((case.labels != -100).sum()) == 9
     assert lm_head.weight.grad is None and case.heads.temp_head.mlp[0].weight.grad is not None
-
-
-def module_of(case: Case) -> nn.Linear:
-    lm_head = nn.Linear(HIDDEN, VOCAB, bias=case.bias is not None)
-    lm_head.weight = nn.Parameter(case.weight)
-    if case.bias is not None:
-        lm_head.bias = nn.Parameter(case.bias)
-    return lm_head
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -377,126 +311,3 @@ def test_weights_changed_before_backward_are_an_error() -> None:
         case.heads.temp_head.mlp[0].weight.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
-
-
-# Memory.
-
-
-def peak_bytes(function: Callable[[], object]) -> int:
-    """The most that torch's CPU allocator had given out at any time in function, above its start"""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        function()
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    live, peak = 0, 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
-
-
-def memory_case(tokens: int, hidden: int, vocab: int, **options: Any) -> Callable[[], object]:
-    """Forward and backward, the gradients' own memory left out."""
-    torch.manual_seed(0)
-    states, weight = torch.randn(tokens, hidden), torch.randn(vocab, hidden)
-    labels = torch.randint(0, vocab, (tokens,))
-    heads = AutoDecoHeads(AutoDecoConfig(hidden_size=hidden))
-    for parameter in heads.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    return lambda: linear_autodeco_loss(states, weight, heads, labels, **options).loss.backward()
-
-
-@pytest.mark.slow
-def test_memory_does_not_grow_with_tokens_times_vocabulary() -> None:
-    few, many = 8192, 65536
-    assert peak_bytes(memory_case(many, 16, 512)) <= (64 << 20) + 64 * many
-    peaks = [peak_bytes(memory_case(tokens, 16, 512, chunk_size=1024)) for tokens in (few, many)]
-    # The chunks of backward, which are as even as they can be, differ by a few hundred rows.
-    assert peaks[1] - peaks[0] <= 64 * (many - few) + (1 << 20)
-
-
-@pytest.mark.slow
-def test_memory_at_a_real_width_stays_in_its_bound() -> None:
-    tokens = 256
-    assert peak_bytes(memory_case(tokens, 1024, 151936)) <= (64 << 20) + 64 * tokens
-
-
-# Bad input.
-
-
-BAD = {
-    "labels must have shape [2, 7], got [7]": {"labels": torch.zeros(7, dtype=torch.int64)},
-    "labels must be integers, got torch.float32": {"labels": torch.zeros(2, 7)},
-    "labels must be on cpu, got meta": {"labels": torch.zeros(2, 7, device="meta").long()},
-    "hidden_states must have shape [..., 12] (the heads' hidden_size), got [2, 7, 11]": {
-        "hidden_states": torch.zeros(2, 7, 11)
-    },
-    "hidden_states must be floating point, got torch.int64": {
-        "hidden_states": torch.zeros(2, 7, 12).long()
-    },
-    "heads must be on meta like the hidden states, got cpu": {
-        "hidden_states": torch.zeros(2, 7, 12, device="meta")
-    },
-    "heads must be an AutoDecoHeads, got Linear": {"heads": nn.Linear(12, 1)},
-    "lm_head must have shape [vocab, 12] to go with hidden_states, got [12, 40]": {
-        "lm_head": torch.zeros(12, 40)
-    },
-    "lm_head must be a weight or a module, got list": {"lm_head": []},
-    "lm_head must be on cpu like the hidden states, got meta": {
-        "lm_head": torch.zeros(40, 12, device="meta")
-    },
-    "bias must have shape [40], got [41]": {"bias": torch.zeros(41)},
-    "bias must be None with a module, which has its own, got both": {
-        "lm_head": nn.Linear(12, 40),
-        "bias": torch.zeros(40),
-    },
-    "lm_head must return a tensor [9, vocab] for as many rows, got [9, 40, 1]": {
-        "lm_head": nn.Sequential(nn.Linear(12, 40), nn.Unflatten(1, (40, 1))),
-        "chunk_size": 100,
-    },
-    "chunk_size must be an integer for an lm_head module without out_features, got 'auto'": {
-        "lm_head": nn.Sequential(nn.Linear(12, 40))
-    },
-    "logits_transform must be callable or None, got float": {"logits_transform": 2.0},
-    "logits_transform must return a tensor [9, vocab] for as many rows, got NoneType": {
-        "logits_transform": lambda logits: None
-    },
-    "chunk_size must be >= 1, got 0": {"chunk_size": 0},
-    "chunk_size must be an integer or 'auto', got str": {"chunk_size": "all"},
-    "max_chunk_bytes must be >= 1, got 0": {"max_chunk_bytes": 0},
-    "reduction must be 'mean' with num_items_in_batch, got 'sum'": {
-        "reduction": "sum",
-        "num_items_in_batch": 4,
-    },
-    "variant must be 'released' or 'megatron', got 'fast'": {"variant": "fast"},
-    "check must be a bool or None, got 1": {"check": 1},
-}
-
-
-@pytest.mark.parametrize("text", BAD)
-def test_bad_arguments_are_explained(text: str) -> None:
-    case = Case()
-    arguments = {
-        "hidden_states": case.hidden,
-        "lm_head": case.weight,
-        "heads": case.heads,
-        "labels": case.labels,
-    }
-    with pytest.raises((ValueError, TypeError)) as error:
-        linear_autodeco_loss(**arguments | BAD[text])
-    assert str(error.value) == f"autodeco_ext.linear_autodeco_loss: {text}"
-
-
-@pytest.mark.parametrize("chunk_size", [1, 4, 100])
-def test_an_invalid_row_is_named_by_its_place_in_the_labels(chunk_size: int) -> None:
-    case = Case()
-    case.labels[1, 2] = VOCAB
-    with pytest.raises(ValueError, match=rf"linear_autodeco_loss: labels .* got {VOCAB} in row 9$"):
-        case.loss(chunk_size=chunk_size)
-    case = Case()
-    case.hidden[1, 1] = torch.nan
-    with pytest.raises(ValueError, match=r"linear_autodeco_loss: logits .* in row 8$"):
-        case.loss(chunk_size=chunk_size)
-    case.labels[1, 1] = -100  # then nothing of it is read
-    case.loss(chunk_size=chunk_size).loss.backward()
-    assert all(one.grad.isfinite().all() for one in case.heads.parameters())

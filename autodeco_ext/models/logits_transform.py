@@ -45,7 +45,7 @@ def check_logits_transform(
 ) -> None:
     """Raise ValueError unless the LM head and transform make the base's own logits of these rows.
 
-    One row tells: what is not known changes all logits, far beyond the rounding of a product.
+    To one percent, which the rounding of a 16-bit product stays below.
     """
     ours = model.get_output_embeddings()(hidden_states)
     if transform is not None:
