@@ -9,6 +9,8 @@ from autodeco_ext import reference
 from autodeco_ext._load import build_info, cpu_isa, set_cpu_isa, supported_cpu_isas
 from autodeco_ext._version import __version__
 from autodeco_ext.decode import DecodeStep, decode_step
+from autodeco_ext.linear_loss import linear_autodeco_loss
+from autodeco_ext.losses import autodeco_loss, soft_top_p_loss
 from autodeco_ext.ops import (
     KeptIndices,
     SampleOutput,
@@ -47,15 +49,18 @@ __all__ = [
     "SampleOutput",
     "SamplingLogitsProcessor",
     "__version__",
+    "autodeco_loss",
     "build_info",
     "cpu_isa",
     "decode_step",
     "distribution_stats",
     "filter_logits",
     "kept_indices",
+    "linear_autodeco_loss",
     "reference",
     "sample",
     "set_cpu_isa",
+    "soft_top_p_loss",
     "supported_cpu_isas",
 ]
 

@@ -83,6 +83,35 @@ def mark_written(tensor: torch.Tensor) -> None:
         torch.autograd.graph.increment_version(tensor)
 
 
+def _require_kind(
+    op: str, name: str, value: torch.Tensor, dtype: torch.dtype, device: torch.device
+) -> None:
+    if value.dtype == torch.bool or value.is_complex():
+        raise TypeError(f"autodeco_ext.{op}: {name} must be real numbers, got {value.dtype}")
+    if dtype == torch.int64 and value.is_floating_point():
+        raise TypeError(f"autodeco_ext.{op}: {name} must be integers, got {value.dtype}")
+    if value.device != device:
+        raise ValueError(f"autodeco_ext.{op}: {name} must be on {device}, got {value.device}")
+
+
+def row_values(
+    op: str,
+    name: str,
+    value: object,
+    dtype: torch.dtype,
+    shape: torch.Size,
+    device: torch.device,
+) -> torch.Tensor:
+    """One contiguous value per row, exactly of that shape; gradients flow through the cast."""
+    require_tensor(op, name, value)
+    _require_kind(op, name, value, dtype, device)
+    if value.shape != shape:
+        raise ValueError(
+            f"autodeco_ext.{op}: {name} must have shape {list(shape)}, got {list(value.shape)}"
+        )
+    return value.to(dtype).contiguous()
+
+
 def per_row(
     op: str, name: str, value: torch.Tensor, dtype: torch.dtype, logits: torch.Tensor
 ) -> torch.Tensor:
@@ -96,14 +125,7 @@ def per_row(
         and value.is_contiguous()
     ):
         return value  # the calls below, which change nothing here, cost three times the checks
-    if value.dtype == torch.bool or value.is_complex():
-        raise TypeError(f"autodeco_ext.{op}: {name} must be real numbers, got {value.dtype}")
-    if dtype == torch.int64 and value.is_floating_point():
-        raise TypeError(f"autodeco_ext.{op}: {name} must be integers, got {value.dtype}")
-    if value.device != logits.device:
-        raise ValueError(
-            f"autodeco_ext.{op}: {name} must be on {logits.device}, got {value.device}"
-        )
+    _require_kind(op, name, value, dtype, logits.device)
     if value.shape != rows:
         if value.ndim > len(rows) or any(
             size not in (1, row_size)
@@ -132,14 +154,12 @@ def _scalar(value: float | int, dtype: torch.dtype, logits: torch.Tensor) -> Pai
     return None, value
 
 
-def number(op: str, name: str, value: object) -> float:
+def number(op: str, name: str, value: object, kind: str = "a number or a tensor") -> float:
     # The abstract class takes longer than everything else here.
     if type(value) is not float and (
         isinstance(value, bool) or not isinstance(value, numbers.Real)
     ):
-        raise TypeError(
-            f"autodeco_ext.{op}: {name} must be a number or a tensor, got {type(value).__name__}"
-        )
+        raise TypeError(f"autodeco_ext.{op}: {name} must be {kind}, got {type(value).__name__}")
     try:
         result = float(value)
     except OverflowError:

@@ -172,3 +172,63 @@ def _(
         if weight.shape[1] > 1:
             _check_logits("predict_parameters", logits)
     return logits.new_empty(rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.float32)
+
+
+def _check_loss_inputs(logits: torch.Tensor, **tensors: torch.Tensor | None) -> None:
+    """The tensors have one entry per row (in the last dimensions) and come with their dtype."""
+    _check_logits("autodeco_loss", logits)
+    rows = list(logits.shape[:-1])
+    leading = {"counted": [2], "loss_gradients": [2]}
+    dtypes = {"labels": torch.int64, "counted": torch.bool}
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        shape, dtype = leading.get(name, []) + rows, dtypes.get(name, torch.float32)
+        prefix = f"autodeco_ext.autodeco_loss: {name} must"
+        if tensor.dtype != dtype:
+            raise ValueError(f"{prefix} be {str(dtype).removeprefix('torch.')}, got {tensor.dtype}")
+        if list(tensor.shape) != shape or not tensor.is_contiguous():
+            raise ValueError(
+                f"{prefix} be contiguous with shape {shape}, got shape {list(tensor.shape)}"
+            )
+
+
+@torch.library.register_fake("autodeco_ext::autodeco_loss_rows")
+def _(
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    top_p: torch.Tensor,
+    labels: torch.Tensor,
+    drop_uniform: torch.Tensor | None,
+    *options: Any,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    _check_loss_inputs(
+        logits, temperature=temperature, top_p=top_p, labels=labels, drop_uniform=drop_uniform
+    )
+    rows = list(logits.shape[:-1])
+    return (
+        logits.new_empty([2, *rows], dtype=torch.float32),
+        logits.new_empty([3, *rows], dtype=torch.float32),
+        logits.new_empty([2, *rows], dtype=torch.bool),
+    )
+
+
+@torch.library.register_fake("autodeco_ext::autodeco_loss_logits_gradient")
+def _(
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    top_p: torch.Tensor,
+    labels: torch.Tensor,
+    counted: torch.Tensor,
+    loss_gradients: torch.Tensor,
+    *options: Any,
+) -> torch.Tensor:
+    _check_loss_inputs(
+        logits,
+        temperature=temperature,
+        top_p=top_p,
+        labels=labels,
+        counted=counted,
+        loss_gradients=loss_gradients,
+    )
+    return logits.new_empty(logits.shape)

@@ -34,6 +34,14 @@ def test_the_example_of_a_decode_step_runs_as_it_stands() -> None:
     assert names["step"].temperature.tolist() == [names["torch"].tensor(0.7).item()] * 4
 
 
+def test_the_training_example_runs_as_it_stands() -> None:
+    names: dict[str, object] = {}
+    (block,) = [block for block in python_blocks() if "linear_autodeco_loss(" in block]
+    exec(compile(block, str(README), "exec"), names)
+    assert names["losses"].loss > 0
+    assert all(one.grad.isfinite().all() for one in names["heads"].parameters())
+
+
 def test_every_example_is_valid_python() -> None:
     assert len(python_blocks()) >= 3
     for block in python_blocks():

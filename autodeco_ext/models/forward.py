@@ -8,53 +8,100 @@ import torch
 import torch.nn.functional as F
 from transformers.utils import ModelOutput
 
+from autodeco_ext.linear_loss import linear_autodeco_loss
+from autodeco_ext.losses import autodeco_loss
 from autodeco_ext.models.heads import HeadOutput
 from autodeco_ext.models.lm_head_input import (
     LAST_HIDDEN_STATE_MODELS,
     capture_lm_head_input,
     kept_positions,
+    last_row,
 )
-from autodeco_ext.models.outputs import with_predictions
-from autodeco_ext.reference import autodeco_loss
+from autodeco_ext.models.logits_transform import check_logits_transform, logits_transform
+from autodeco_ext.models.outputs import with_loss_only, with_predictions
 
 
 class HeadsForwardMixin:
     """Needs self.heads and self._base_class; forward itself is made per base class."""
 
-    def _forward_with_heads(self, arguments: dict[str, Any]) -> ModelOutput | tuple:
-        labels = arguments.pop("labels", None)
-        num_items_in_batch = arguments.pop("num_items_in_batch", None)
-        return_dict = arguments.pop("return_dict", None)
+    def _forward_with_heads(
+        self,
+        *,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: int | torch.Tensor | None = None,
+        skip_logits: bool | None = None,
+        return_dict: bool | None = None,
+        **arguments: Any,
+    ) -> ModelOutput | tuple:
         if return_dict is None:
             return_dict = getattr(self.config, "return_dict", True)
-        # The AutoDeco loss trains the heads only, so with labels the base needs no graph.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and labels is None):
+        if skip_logits is None:
+            skip_logits = labels is not None and self.heads.training
+        if labels is not None:
+            # The AutoDeco loss trains the heads only, so the base needs no graph.
+            with torch.no_grad():
+                outputs, hidden_states = self._run_base(arguments, one_row=skip_logits)
+            targets = _targets(labels, arguments.get("logits_to_keep", 0), hidden_states)
+        elif skip_logits:
+            raise ValueError(
+                "autodeco_ext.AutoDecoModelForCausalLM.forward: skip_logits must be False without"
+                " labels, got True"
+            )
+        else:
             outputs, hidden_states = self._run_base(arguments)
+        if skip_logits:
+            loss = self._loss_of_hidden_states(hidden_states, outputs, targets, num_items_in_batch)
+            outputs = with_loss_only(outputs, loss)
+            return outputs if return_dict else outputs.to_tuple()
         predicted = self.heads(hidden_states.detach(), outputs.logits.detach())
         loss = None
         if labels is not None:
-            kept = kept_positions(arguments.get("logits_to_keep", 0))
-            loss = _loss(outputs.logits.detach(), predicted, labels, kept, num_items_in_batch)
+            loss = _loss_of_logits(outputs.logits.detach(), predicted, targets, num_items_in_batch)
         outputs = with_predictions(outputs, predicted.temperature, predicted.top_p, loss)
         return outputs if return_dict else outputs.to_tuple()
 
-    def _run_base(self, arguments: dict[str, Any]) -> tuple[ModelOutput, torch.Tensor]:
-        """Run the base; return its output and the LM head's input, row for row."""
+    def _loss_of_hidden_states(
+        self,
+        hidden_states: torch.Tensor,
+        outputs: ModelOutput,
+        targets: torch.Tensor,
+        num_items_in_batch: int | torch.Tensor | None,
+    ) -> torch.Tensor:
+        """outputs hold the base's logits of the last row, to see whether ours are the same."""
+        transform = logits_transform(self)
+        check_logits_transform(self, transform, last_row(hidden_states), outputs.logits[:1])
+        return linear_autodeco_loss(
+            hidden_states,
+            self.get_output_embeddings(),
+            self.heads,
+            targets,
+            logits_transform=transform,
+            num_items_in_batch=num_items_in_batch,
+        ).loss
+
+    def _run_base(
+        self, arguments: dict[str, Any], *, one_row: bool = False
+    ) -> tuple[ModelOutput, torch.Tensor]:
+        """Run the base; return its output and the LM head's input, row for row.
+
+        one_row: the logits in the output are those of the last_row of that input only.
+        """
         forward = self._base_class.forward
         if torch.compiler.is_compiling():
-            return self._run_base_compiled(forward, arguments)
-        with capture_lm_head_input(self.get_output_embeddings()) as captured:
+            return self._run_base_compiled(forward, arguments, one_row)
+        with capture_lm_head_input(self.get_output_embeddings(), one_row=one_row) as captured:
             outputs = forward(self, **arguments, return_dict=True)
-        if len(captured) != 1 or captured[0].shape[:-1] != outputs.logits.shape[:-1]:
+        rows = [last_row(inputs) if one_row else inputs for inputs in captured]
+        if len(rows) != 1 or rows[0].shape[:-1] != outputs.logits.shape[:-1]:
             raise RuntimeError(
                 f"autodeco_ext.AutoDecoModelForCausalLM: {self._base_class.__name__} must call"
                 " its LM head once per forward, on the positions it returns logits"
-                f" {list(outputs.logits.shape)} for, got inputs {[list(x.shape) for x in captured]}"
+                f" {list(outputs.logits.shape)} for, got inputs {[list(x.shape) for x in rows]}"
             )
         return outputs, captured[0]
 
     def _run_base_compiled(
-        self, forward: Any, arguments: dict[str, Any]
+        self, forward: Any, arguments: dict[str, Any], one_row: bool
     ) -> tuple[ModelOutput, torch.Tensor]:
         model_type = self.config.get_text_config().model_type
         if model_type not in LAST_HIDDEN_STATE_MODELS:
@@ -64,8 +111,13 @@ class HeadsForwardMixin:
             )
         arguments = dict(arguments)
         wanted = arguments.pop("output_hidden_states", None)
-        outputs = forward(self, **arguments, output_hidden_states=True, return_dict=True)
         kept = kept_positions(arguments.get("logits_to_keep", 0))
+        if one_row:
+            given = arguments.get("input_ids")
+            given = arguments["inputs_embeds"] if given is None else given
+            positions = torch.arange(given.shape[1], device=given.device)
+            arguments["logits_to_keep"] = positions[kept][-1:]
+        outputs = forward(self, **arguments, output_hidden_states=True, return_dict=True)
         hidden_states = outputs.hidden_states[-1][:, kept]
         if not wanted:
             fields = {name: value for name, value in outputs.items() if name != "hidden_states"}
@@ -73,30 +125,27 @@ class HeadsForwardMixin:
         return outputs, hidden_states
 
 
-def _loss(
-    logits: torch.Tensor,
-    predicted: HeadOutput,
-    labels: torch.Tensor,
-    kept: slice | torch.Tensor,
-    num_items_in_batch: int | torch.Tensor | None,
+def _targets(
+    labels: torch.Tensor, logits_to_keep: int | torch.Tensor, hidden_states: torch.Tensor
 ) -> torch.Tensor:
-    """The AutoDeco loss: the output at position t is scored on labels[t + 1]."""
-    shifted = F.pad(labels[:, 1:], (0, 1), value=-100)[:, kept]  # [batch, positions]
-    if shifted.shape != predicted.temperature.shape:
+    """[batch, positions]: the output at position t is scored on labels[t + 1]."""
+    kept = kept_positions(logits_to_keep)
+    targets = F.pad(labels[:, 1:], (0, 1), value=-100)[:, kept]
+    if targets.shape != hidden_states.shape[:-1]:
         raise ValueError(
             "autodeco_ext.AutoDecoModelForCausalLM.forward: labels must have the shape of"
             f" input_ids, got {list(labels.shape)} for predictions"
-            f" {list(predicted.temperature.shape)}"
+            f" {list(hidden_states.shape[:-1])}"
         )
-    counted = shifted != -100
-    targets = shifted[counted]
-    loss = autodeco_loss(
-        logits[counted].float(),
-        predicted.temperature[counted],
-        predicted.top_p[counted],
-        targets,
-        # As released: a part of the tokens that the base gets right anyway does not count.
-        drop_uniform=torch.rand(targets.shape, device=targets.device),
-        reduction="mean" if num_items_in_batch is None else "sum",
-    ).loss
-    return loss if num_items_in_batch is None else loss / num_items_in_batch
+    return targets
+
+
+def _loss_of_logits(
+    logits: torch.Tensor,
+    predicted: HeadOutput,
+    targets: torch.Tensor,
+    num_items_in_batch: int | torch.Tensor | None,
+) -> torch.Tensor:
+    if num_items_in_batch is None:
+        return autodeco_loss(logits, *predicted, targets).loss
+    return autodeco_loss(logits, *predicted, targets, reduction="sum").loss / num_items_in_batch

@@ -137,8 +137,7 @@ class AutoDecoHeads(nn.Module):
         if not self._needs_gradient(hidden_states):
             return self.predict(hidden_states, logits)
         self._check(hidden_states, logits)
-        with _full_float32(hidden_states.device.type):
-            return self._predict_with_gradient(hidden_states, logits)
+        return self._predict_with_gradient(hidden_states, logits)
 
     def predict(
         self,
@@ -189,18 +188,43 @@ class AutoDecoHeads(nn.Module):
             for tensor in (hidden_states, *self.parameters())
         )
 
-    def _predict_with_gradient(self, hidden_states: Tensor, logits: Tensor) -> HeadOutput:
+    def predict_temperature(self, hidden_states: Tensor) -> Tensor:
+        """float32 [...], as in forward, with a gradient; hidden_states [..., H]."""
         hidden_states = hidden_states.float()
-        ones = hidden_states.new_ones(hidden_states.shape[:-1])
-        temperature, top_p = ones, ones
-        if self.temp_head is not None:
-            temperature = 2 * self.temp_head(hidden_states).sigmoid()
-        if self.top_p_head is not None:
-            features = [hidden_states, temperature.detach().unsqueeze(-1)]
-            if self.use_enhanced_features:
-                features.append(distribution_stats(logits.detach(), temperature.detach()))
-            top_p = self.top_p_head(torch.cat(features, dim=-1)).sigmoid()
-        return HeadOutput(temperature, top_p)
+        if self.temp_head is None:
+            return hidden_states.new_ones(hidden_states.shape[:-1])
+        with _full_float32(hidden_states.device.type):
+            return 2 * self.temp_head(hidden_states).sigmoid()
+
+    def predict_top_p(
+        self, hidden_states: Tensor, temperature: Tensor, statistics: Tensor | None
+    ) -> Tensor:
+        """float32 [...], as in forward, with a gradient into hidden_states and the weights alone.
+
+        statistics: distribution_stats of the logits at temperature, [..., 4]; read where
+        `reads_statistics`.
+        """
+        hidden_states = hidden_states.float()
+        if self.top_p_head is None:
+            return hidden_states.new_ones(hidden_states.shape[:-1])
+        features = [hidden_states, temperature.detach().unsqueeze(-1)]
+        if self.reads_statistics:
+            features.append(statistics.detach())
+        with _full_float32(hidden_states.device.type):
+            return self.top_p_head(torch.cat(features, dim=-1)).sigmoid()
+
+    @property
+    def reads_statistics(self) -> bool:
+        """Whether there is a top-p head with enhanced features, the one that reads the logits."""
+        return self.top_p_head is not None and self.use_enhanced_features
+
+    def _predict_with_gradient(self, hidden_states: Tensor, logits: Tensor) -> HeadOutput:
+        hidden_states = hidden_states.float()  # once for both heads
+        temperature = self.predict_temperature(hidden_states)
+        statistics = None
+        if self.reads_statistics:
+            statistics = distribution_stats(logits.detach(), temperature.detach())
+        return HeadOutput(temperature, self.predict_top_p(hidden_states, temperature, statistics))
 
     def _check(self, hidden_states: Tensor, logits: Tensor) -> None:
         for name, value in (("hidden_states", hidden_states), ("logits", logits)):

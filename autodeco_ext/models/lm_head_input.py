@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -17,32 +18,52 @@ LAST_HIDDEN_STATE_MODELS = frozenset(
     {"gemma2", "gpt_oss", "llama", "mistral", "qwen2", "qwen3", "qwen3_moe"}
 )
 
-_active: ContextVar[tuple[nn.Module, list[torch.Tensor]] | None] = ContextVar(
-    "autodeco_ext_lm_head_input", default=None
-)
+
+@dataclass(frozen=True)
+class _Capture:
+    """What the context that is active wants of which LM head."""
+
+    lm_head: nn.Module
+    inputs: list[torch.Tensor]
+    one_row: bool
+
+
+_active: ContextVar[_Capture | None] = ContextVar("autodeco_ext_lm_head_input", default=None)
 _install_lock = threading.Lock()
 
 
-def _capture_hook(module: nn.Module, args: tuple) -> None:
+def _capture_hook(module: nn.Module, args: tuple) -> tuple | None:
     # One permanent function that holds nothing: what it captures goes to the context that asked.
     # Adding and removing a hook per forward pass would race between threads, and tensors kept on
     # the module break deepcopy and pickle.
     if torch.compiler.is_compiling():
-        return
+        return None
     active = _active.get()
-    if active is not None and active[0] is module and args:
-        active[1].append(args[0])
+    if active is None or active.lm_head is not module or not args:
+        return None
+    active.inputs.append(args[0])
+    return (last_row(args[0]), *args[1:]) if active.one_row else None
+
+
+def last_row(hidden_states: torch.Tensor) -> torch.Tensor:
+    """[batch, positions, hidden] -> [1, 1, hidden], of the first sequence."""
+    return hidden_states[:1, -1:]
 
 
 @contextmanager
-def capture_lm_head_input(lm_head: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Collect the inputs of calls of lm_head in this thread into the yielded list."""
+def capture_lm_head_input(
+    lm_head: nn.Module, *, one_row: bool = False
+) -> Iterator[list[torch.Tensor]]:
+    """Collect the inputs of calls of lm_head in this thread into the yielded list.
+
+    one_row: let lm_head multiply the last_row of its input only.
+    """
     if _capture_hook not in lm_head._forward_pre_hooks.values():
         with _install_lock:
             if _capture_hook not in lm_head._forward_pre_hooks.values():
                 lm_head.register_forward_pre_hook(_capture_hook)
     captured: list[torch.Tensor] = []
-    token = _active.set((lm_head, captured))
+    token = _active.set(_Capture(lm_head, captured, one_row))
     try:
         yield captured
     finally:

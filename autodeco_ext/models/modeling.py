@@ -48,7 +48,8 @@ class AutoDecoModelForCausalLM(HeadsForwardMixin, DrawingGenerationMixin):
 
     - model.heads is the AutoDecoHeads, always float32; model.autodeco_config the AutoDecoConfig;
     - forward returns the base's output with the fields temperature and top_p, [batch, positions],
-      one entry per position that logits are computed for; with labels the AutoDeco loss;
+      one entry per position that logits are computed for; with labels the AutoDeco loss, and in
+      training that alone;
     - generate(do_sample=True) draws each token with the predicted values.
 
     Example:
@@ -261,7 +262,7 @@ def autodeco_class(base_class: type[PreTrainedModel]) -> type:
 
     @functools.wraps(base_class.forward)  # generate and Trainer look at the signature
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._forward_with_heads({**dict(zip(names, args, strict=False)), **kwargs})
+        return self._forward_with_heads(**dict(zip(names, args, strict=False)), **kwargs)
 
     forward.__doc__ = f"""{base_class.__name__}.forward with the predictions of the heads.
 
@@ -270,11 +271,13 @@ def autodeco_class(base_class: type[PreTrainedModel]) -> type:
     into the base.
 
     labels: [batch, sequence], unshifted, -100 ignored. The loss is then the AutoDeco loss of the
-    two heads as released (reference.autodeco_loss) and not the base's cross entropy; its gradient
+    two heads as released (autodeco_ext.autodeco_loss), not the base's cross entropy; its gradient
     reaches the heads only. Easy tokens, which the base gets right anyway, are dropped from the
     temperature part with probability 0.6, by random numbers from torch's generator.
     num_items_in_batch: the number both of its sums are divided by, for gradient accumulation;
     without it each part is the mean over the positions it counts.
+    skip_logits: with labels, leave logits, temperature and top_p out (None) and make no logits of
+    all positions for the loss. None does so while the heads train (model.heads.training).
     """
     ignored = [
         *(base_class._keys_to_ignore_on_load_unexpected or []),

@@ -13,13 +13,19 @@ def with_predictions(
     outputs: ModelOutput,
     temperature: torch.Tensor,
     top_p: torch.Tensor,
-    loss: torch.Tensor | None = None,
+    loss: torch.Tensor | None,
 ) -> ModelOutput:
     """Return the outputs as their AutoDeco type, with the predictions and, if given, the loss."""
     fields = {**outputs, "temperature": temperature, "top_p": top_p}
     if loss is not None:
         fields["loss"] = loss
     return output_type(type(outputs))(**fields)
+
+
+def with_loss_only(outputs: ModelOutput, loss: torch.Tensor) -> ModelOutput:
+    """Return the outputs as their AutoDeco type, with the loss and without logits."""
+    fields = {name: value for name, value in outputs.items() if name != "logits"}
+    return output_type(type(outputs))(**fields | {"loss": loss})
 
 
 # A dict and no functools.cache: dynamo traces through the latter and would make the class anew.

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from autodeco_ext.evaluation.answering import Answer, Answerer
+from autodeco_ext.linear_loss import linear_autodeco_loss
 from autodeco_ext.models.heads import AutoDecoHeads
-from autodeco_ext.reference import autodeco_loss, philox_uniform
+from autodeco_ext.reference import philox_uniform
 
 _EASY_TOKEN_STREAM = 3  # of the Philox streams: which uniform numbers decide the easy-token drop
 
@@ -118,9 +119,9 @@ def fit_heads(
 ) -> list[EpochLoss]:
     """Train the heads in place with the released losses; return the mean losses of every epoch.
 
-    The base's logits are computed again from the cached hidden states, positions_per_step at a
-    time: they are far larger than the hidden states. Columns of them at or beyond vocab are left
-    out. progress is called after every step with its loss. The same settings give the same heads.
+    The base's logits are computed again from the cached hidden states, a chunk at a time: they are
+    far larger than the hidden states. Columns of them at or beyond vocab are left out. progress is
+    called after every step with its loss. The same settings give the same heads.
     """
     heads.train()
     parameters = [one for one in heads.parameters() if one.requires_grad]
@@ -135,17 +136,18 @@ def fit_heads(
             settings.positions_per_step
         ):
             chosen = chosen.to(positions.labels.device)
-            hidden = positions.hidden_states[chosen]
-            with torch.no_grad():
-                logits = lm_head(hidden)[:, :vocab]
-            predicted = heads(hidden, logits)
             uniform = philox_uniform(
                 torch.full_like(chosen, settings.seed),
                 epoch * len(positions) + chosen,
                 _EASY_TOKEN_STREAM,
             )
-            losses = autodeco_loss(
-                logits.float(), *predicted, positions.labels[chosen], drop_uniform=uniform.float()
+            losses = linear_autodeco_loss(
+                positions.hidden_states[chosen],
+                lm_head,
+                heads,
+                positions.labels[chosen],
+                logits_transform=lambda logits: logits[:, :vocab],
+                drop_uniform=uniform.float(),
             )
             optimizer.zero_grad()
             losses.loss.backward()

@@ -1,0 +1,120 @@
+"""The LM head of linear_autodeco_loss: a weight or a module, and what the base does after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autodeco_ext._arguments import require_tensor
+
+LogitsTransform = Callable[[Tensor], Tensor]
+
+
+class LMHead:
+    """logits = transform(lm_head(hidden_states)) of a chunk of rows, and its derivative."""
+
+    def __init__(
+        self,
+        op: str,
+        lm_head: Tensor | nn.Module,
+        bias: Tensor | None,
+        transform: LogitsTransform | None,
+        hidden_states: Tensor,
+    ) -> None:
+        self.op, self.transform = op, transform
+        if isinstance(lm_head, nn.Module):
+            if bias is not None:
+                raise ValueError(
+                    f"autodeco_ext.{op}: bias must be None with a module, which has its own, got"
+                    " both"
+                )
+            parameters, self.project = list(lm_head.parameters()), lm_head
+            self._vocab = getattr(lm_head, "out_features", None)
+        else:
+            parameters = _check_weight(op, lm_head, bias, hidden_states)
+            self.project, self._vocab = lambda hidden: F.linear(hidden, *parameters), len(lm_head)
+        if transform is not None and not callable(transform):
+            raise TypeError(
+                f"autodeco_ext.{op}: logits_transform must be callable or None, got"
+                f" {type(transform).__name__}"
+            )
+        self.parameters = [one for one in parameters if one.requires_grad]
+
+    @property
+    def vocab(self) -> int:
+        if self._vocab is None:
+            raise ValueError(
+                f"autodeco_ext.{self.op}: chunk_size must be an integer for an lm_head module"
+                " without out_features, got 'auto'"
+            )
+        return self._vocab
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[rows, H] -> [rows, V]."""
+        return self._transformed(self.project(hidden))
+
+    def gradients(
+        self, hidden: Tensor, gradient_of: Callable[[Tensor], Tensor]
+    ) -> Sequence[Tensor | None]:
+        """The gradients for hidden and the parameters, of a loss whose dL/dlogits is given.
+
+        gradient_of is called with the logits, which exist in here only.
+        """
+        with torch.enable_grad():
+            hidden = hidden.detach().requires_grad_()
+            projected = self.project(hidden)
+        if self.transform is None:
+            gradient = gradient_of(projected.detach())
+        else:
+            leaf = projected.detach().requires_grad_()
+            with torch.enable_grad():
+                logits = self._transformed(leaf)
+            (gradient,) = torch.autograd.grad(logits, leaf, gradient_of(logits.detach()))
+            del logits
+        return torch.autograd.grad(
+            projected, [hidden, *self.parameters], gradient, allow_unused=True
+        )
+
+    def _transformed(self, projected: Tensor) -> Tensor:
+        logits = projected if self.transform is None else self.transform(projected)
+        rows = projected.shape[:1]
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[:1] != rows:
+            got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            name = "lm_head" if self.transform is None else "logits_transform"
+            raise ValueError(
+                f"autodeco_ext.{self.op}: {name} must return a tensor [{rows[0]}, vocab] for as"
+                f" many rows, got {got}"
+            )
+        return logits
+
+
+def _check_weight(
+    op: str, weight: object, bias: Tensor | None, hidden_states: Tensor
+) -> list[Tensor]:
+    if not isinstance(weight, Tensor):
+        raise TypeError(
+            f"autodeco_ext.{op}: lm_head must be a weight or a module, got {type(weight).__name__}"
+        )
+    width = hidden_states.shape[-1]
+    if weight.dim() != 2 or weight.shape[1] != width or weight.shape[0] < 1:
+        raise ValueError(
+            f"autodeco_ext.{op}: lm_head must have shape [vocab, {width}] to go with"
+            f" hidden_states, got {list(weight.shape)}"
+        )
+    if bias is not None:
+        require_tensor(op, "bias", bias)
+        if list(bias.shape) != [len(weight)]:
+            raise ValueError(
+                f"autodeco_ext.{op}: bias must have shape [{len(weight)}], got {list(bias.shape)}"
+            )
+    tensors = [weight] if bias is None else [weight, bias]
+    for name, tensor in zip(("lm_head", "bias"), tensors, strict=False):
+        if tensor.device != hidden_states.device:
+            raise ValueError(
+                f"autodeco_ext.{op}: {name} must be on {hidden_states.device} like the hidden"
+                f" states, got {tensor.device}"
+            )
+    return tensors

@@ -1,0 +1,209 @@
+"""linear_autodeco_loss: from the LM head's input to the loss without the logits of all positions.
+
+_linear_loss_autograd.py has the chunks and the gradients, _lm_head.py the LM head.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from autodeco_ext._arguments import checks_rows, integer, require_tensor, row_values
+from autodeco_ext._linear_loss_autograd import LinearLoss, LinearLossJob, heads_bytes
+from autodeco_ext._lm_head import LMHead, LogitsTransform
+from autodeco_ext.losses import easy_token_uniform, loss_options, reduced, require_reduction
+from autodeco_ext.reference import AutoDecoLoss
+
+if TYPE_CHECKING:  # at run time it would import transformers, which takes seconds
+    from autodeco_ext.models import AutoDecoHeads
+
+_OP = "linear_autodeco_loss"
+
+# 55 rows of 151,936 float32 logits: enough for a CPU's matrix product, and the largest block that
+# glibc's malloc keeps for the next chunk. A GPU, and train_base, want more.
+DEFAULT_CHUNK_BYTES = 32 << 20
+
+
+@torch.compiler.disable(reason="the number of positions with a label is known at run time only")
+def linear_autodeco_loss(
+    hidden_states: Tensor,
+    lm_head: Tensor | nn.Module,
+    heads: AutoDecoHeads,
+    labels: Tensor,
+    *,
+    bias: Tensor | None = None,
+    logits_transform: LogitsTransform | None = None,
+    train_base: bool = False,
+    chunk_size: int | str = "auto",
+    max_chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+    drop_uniform: Tensor | None = None,
+    variant: str = "released",
+    cumulative: str = "inclusive",
+    easy_token_drop: float = 0.6,
+    steepness: float = 30.0,
+    temperature_clamp: float | None = None,
+    top_p_temperature_clamp: float | None = None,
+    mass_eps: float = 1e-9,
+    probability_eps: float = 1e-9,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    num_items_in_batch: int | Tensor | None = None,
+    check: bool | None = None,
+) -> AutoDecoLoss:
+    """`autodeco_loss` of the heads' T and P, from hidden states; logits exist a chunk at a time.
+
+    logits = logits_transform(lm_head(hidden_states)), T and P = heads(hidden_states, logits), loss
+    = autodeco_loss(logits, T, P, labels). Positions without a label are left out of all of it.
+
+    The base is frozen by default: hidden states and LM head are constants, the LM head is
+    multiplied once, and backward runs the heads again, not the LM head. Kept until then are 40
+    bytes a position with a label (46 with train_base), and the hidden states by reference.
+
+    Args:
+        hidden_states: `[..., H]`, the LM head's input, in the dtype it takes.
+        lm_head: its weight `[V, H]`, or the module, which is called with `[rows, H]` (as a module,
+            so that sharded weights gather themselves).
+        heads: AutoDecoHeads of that hidden size. Their gradients are as released: the features and
+            the T that enters the top-p head are constants.
+        labels: `[...]` integers in 0 .. V-1, or ignore_index. labels[i] is the target of row i.
+        bias: `[V]`, of an LM head given as a weight.
+        logits_transform: what the base does to the LM head's output (soft cap, scale, fewer
+            columns), called with `[rows, V]`. It must treat every row alone.
+        train_base: let gradients flow into hidden_states and lm_head where they require grad.
+            Backward then multiplies the LM head again, and every chunk makes a gradient of the LM
+            head's size, summed in float32: use large chunks. A module's parameters must be whole.
+        chunk_size: rows of a chunk at most, >= 1; "auto": as many as max_chunk_bytes holds.
+        max_chunk_bytes: for what exists of a chunk at a time: its logits (three times with a
+            logits_transform, twice as many with train_base) and the heads' layers. A chunk has one
+            row at least.
+        drop_uniform, variant, cumulative, easy_token_drop, steepness, temperature_clamp,
+            top_p_temperature_clamp, mass_eps, probability_eps, ignore_index, reduction: as in
+            `autodeco_loss`.
+        num_items_in_batch: with reduction "mean", divide both parts by this and not by the number
+            of positions they count: under gradient accumulation and data parallelism the number
+            of all of them together. 0 counts as 1.
+        check: as in `autodeco_loss`; False leaves invalid logits an error on the CPU.
+
+    Returns:
+        AutoDecoLoss(loss, temperature_loss, top_p_loss), float32.
+
+    Raises:
+        ValueError: a shape, device or value that does not fit, or an invalid row, numbered as in
+            `labels.flatten()`.
+        TypeError: an argument of the wrong type.
+        RuntimeError: a second derivative.
+
+    torch.compile breaks the graph here and runs the call as it is. On CUDA the number of positions
+    with a label is read on the host, once.
+
+    Determinism: as `autodeco_loss`, given the products with LM head and heads, which are torch's
+    and may depend on the chunk by rounding.
+
+    Example:
+        >>> import torch, autodeco_ext
+        >>> from autodeco_ext import AutoDecoConfig, AutoDecoHeads
+        >>> heads, lm_head = AutoDecoHeads(AutoDecoConfig(hidden_size=8)), torch.nn.Linear(8, 100)
+        >>> labels = torch.tensor([[3, 7, -100]])
+        >>> loss = autodeco_ext.linear_autodeco_loss(torch.randn(1, 3, 8), lm_head, heads, labels)
+        >>> loss.loss.backward()
+    """
+    options = loss_options(
+        _OP,
+        variant=variant,
+        cumulative=cumulative,
+        easy_token_drop=easy_token_drop,
+        steepness=steepness,
+        temperature_clamp=temperature_clamp,
+        top_p_temperature_clamp=top_p_temperature_clamp,
+        mass_eps=mass_eps,
+        probability_eps=probability_eps,
+        ignore_index=ignore_index,
+    )
+    require_reduction(_OP, reduction)
+    if num_items_in_batch is not None and reduction != "mean":
+        raise ValueError(
+            f"autodeco_ext.{_OP}: reduction must be 'mean' with num_items_in_batch, got"
+            f" {reduction!r}"
+        )
+    _check_hidden_states(hidden_states, heads)
+    shape, device = hidden_states.shape[:-1], hidden_states.device
+    head = LMHead(_OP, lm_head, bias, logits_transform, hidden_states)
+    job = LinearLossJob(
+        op=_OP,
+        heads=heads,
+        head_parameters=[one for one in heads.parameters() if one.requires_grad],
+        lm_head=head,
+        train_base=train_base,
+        options=options,
+        chunk_size=_chunk_size(chunk_size, max_chunk_bytes, head, heads, hidden_states, train_base),
+        check=checks_rows(_OP, check, hidden_states),
+    )
+    labels = row_values(_OP, "labels", labels, torch.int64, shape, device)
+    if not shape:
+        hidden_states = hidden_states.unsqueeze(0)  # rows are taken along a dimension
+    uniform = easy_token_uniform(_OP, drop_uniform, labels, options)
+    labels = labels.flatten()
+    rows = (labels != ignore_index).nonzero()[:, 0]
+    losses, counted = LinearLoss.apply(
+        job,
+        rows,
+        labels,
+        None if uniform is None else uniform.flatten(),
+        hidden_states if train_base else hidden_states.detach(),
+        *job.trained,
+    )
+    if reduction == "none":
+        losses = losses.new_zeros(2, len(labels)).index_copy(1, rows, losses).reshape(2, *shape)
+    if num_items_in_batch is None:
+        return reduced(losses, counted, reduction)
+    items = torch.as_tensor(num_items_in_batch, device=device).clamp(min=1)
+    return AutoDecoLoss(*(part / items for part in reduced(losses, counted, "sum")))
+
+
+def _check_hidden_states(hidden_states: Tensor, heads: AutoDecoHeads) -> None:
+    from autodeco_ext.models.heads import AutoDecoHeads  # whoever has heads has imported this
+
+    require_tensor(_OP, "hidden_states", hidden_states)
+    if not isinstance(heads, AutoDecoHeads):
+        raise TypeError(
+            f"autodeco_ext.{_OP}: heads must be an AutoDecoHeads, got {type(heads).__name__}"
+        )
+    if not hidden_states.is_floating_point():
+        raise TypeError(
+            f"autodeco_ext.{_OP}: hidden_states must be floating point, got {hidden_states.dtype}"
+        )
+    shape = list(hidden_states.shape)
+    if not shape or shape[-1] != heads.hidden_size:
+        raise ValueError(
+            f"autodeco_ext.{_OP}: hidden_states must have shape [..., {heads.hidden_size}] (the"
+            f" heads' hidden_size), got {shape}"
+        )
+    for parameter in heads.parameters():
+        if parameter.device != hidden_states.device:
+            raise ValueError(
+                f"autodeco_ext.{_OP}: heads must be on {hidden_states.device} like the hidden"
+                f" states, got {parameter.device}"
+            )
+
+
+def _chunk_size(
+    chunk_size: int | str,
+    max_chunk_bytes: int,
+    head: LMHead,
+    heads: AutoDecoHeads,
+    hidden_states: Tensor,
+    train_base: bool,
+) -> int:
+    for name, value in (("max_chunk_bytes", max_chunk_bytes), ("chunk_size", chunk_size)):
+        if name == "chunk_size" and value == "auto":
+            continue
+        kind = "an integer" if name == "max_chunk_bytes" else "an integer or 'auto'"
+        if integer(_OP, name, value, kind) < 1:
+            raise ValueError(f"autodeco_ext.{_OP}: {name} must be >= 1, got {value}")
+    if chunk_size != "auto":
+        return int(chunk_size)
+    copies = (1 if head.transform is None else 3) * (2 if train_base else 1)
+    logits_bytes = copies * head.vocab * hidden_states.element_size()
+    return max(1, max_chunk_bytes // (logits_bytes + heads_bytes(heads)))

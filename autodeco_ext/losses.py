@@ -1,0 +1,394 @@
+"""The training losses of the heads, with gradients that need no sort and no copy of the logits.
+
+Definitions: docs/semantics.md, section 2; the same in plain PyTorch: `autodeco_ext.reference`. The
+registered op computes losses and their gradients in one go; backward multiplies these.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from autodeco_ext import _registration  # noqa: F401  (registers the ops and their fakes)
+from autodeco_ext._arguments import (
+    call,
+    checks_rows,
+    integer,
+    number,
+    require_supported_device,
+    require_tensor,
+    row_values,
+)
+from autodeco_ext.reference import AutoDecoLoss
+
+_ops = torch.ops.autodeco_ext
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+class LossOptions(NamedTuple):
+    """Checked options of both ops, in schema order."""
+
+    easy_token_drop: float
+    ignore_index: int
+    megatron: bool
+    exclusive: bool
+    steepness: float
+    temperature_clamp: float
+    top_p_temperature_clamp: float
+    mass_eps: float
+    probability_eps: float
+
+    def of_gradient(self) -> tuple[Any, ...]:
+        """Those that autodeco_loss_logits_gradient takes."""
+        return self[2:]
+
+
+def autodeco_loss(
+    logits: Tensor,
+    temperature: Tensor,
+    top_p: Tensor,
+    labels: Tensor,
+    *,
+    drop_uniform: Tensor | None = None,
+    variant: str = "released",
+    cumulative: str = "inclusive",
+    easy_token_drop: float = 0.6,
+    steepness: float = 30.0,
+    temperature_clamp: float | None = None,
+    top_p_temperature_clamp: float | None = None,
+    mass_eps: float = 1e-9,
+    probability_eps: float = 1e-9,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    check: bool | None = None,
+) -> AutoDecoLoss:
+    """The loss that trains both heads: temperature cross entropy plus soft top-p loss.
+
+    temperature loss: w_y * CE(l / max(T, temperature_clamp), y), w_y = softmax(l)_y a constant.
+    top-p loss: w_y * -ln(q_y + probability_eps), with p = softmax(l / max(T,
+    top_p_temperature_clamp)), C its running sum in descending order,
+    m_i = exp(-steepness * relu(C_i - P)), q_i = p_i m_i / (sum p m + mass_eps). It trains T too.
+
+    The gradients with respect to T and P are computed with the losses and kept, five numbers a
+    position. Where the logits require grad, they are kept by reference and read again in backward.
+
+    Args:
+        logits: `[..., V]`, float32, bfloat16 or float16, vocabulary stride 1, any row stride, V at
+            most 2^20. -inf excludes a token. labels[i] is the target of row i: shift the labels,
+            `labels[..., 1:]` for `logits[..., :-1, :]`.
+        temperature, top_p: `[...]`, floating point; T finite and >= 0 (> 0 without a clamp), P in
+            [0, 1].
+        labels: `[...]` integers in 0 .. V-1, or ignore_index.
+        drop_uniform: `[...]` in [0, 1). A position whose argmax is the label (an easy token) is
+            dropped where this is below easy_token_drop. None draws from torch's generator.
+        variant: "released"; or "megatron", the distributed trainer, which does not clamp T, weights
+            the temperature loss by the label's probability at T, and drops easy tokens from both
+            losses, not from the temperature loss alone.
+        cumulative: "inclusive" as released: C counts the token itself. "exclusive": only the mass
+            before it, as sampling does.
+        easy_token_drop: 0 drops nothing and draws nothing.
+        steepness, mass_eps, probability_eps: constants of the soft top-p loss, >= 0.
+        temperature_clamp, top_p_temperature_clamp: smallest T used, >= 0; None is 0.01 and 1e-8 as
+            released, and no clamp, 0, in the megatron variant.
+        ignore_index: label of positions that do not count. They are not read.
+        reduction: "mean" over the positions that count (each part over its own), "sum", or "none"
+            (0 where not counted). With nothing to count a differentiable zero.
+        check: raise on an invalid row (NaN or +inf logits, no finite logit, T, P or label outside
+            its range). None is True on the CPU and, because looking stalls the device, False on
+            CUDA; False gives such a row the loss NaN.
+
+    Returns:
+        AutoDecoLoss(loss, temperature_loss, top_p_loss), float32; loss is the sum of the parts.
+
+    Raises:
+        ValueError: a shape, device or value that does not fit, or an invalid row, named.
+        TypeError: an argument of the wrong type.
+        RuntimeError: a second derivative.
+
+    Determinism: losses and gradients of a row depend on that row alone, bit for bit, whatever the
+    batch and the number of threads.
+
+    Example:
+        >>> import torch, autodeco_ext
+        >>> logits, T = torch.zeros(3, 4), torch.full((3,), 0.5, requires_grad=True)
+        >>> labels = torch.tensor([1, 2, -100])
+        >>> autodeco_ext.autodeco_loss(logits, T, torch.ones(3), labels).loss
+        tensor(0.6931, grad_fn=<AddBackward0>)
+    """
+    op = "autodeco_loss"
+    options = loss_options(
+        op,
+        variant=variant,
+        cumulative=cumulative,
+        easy_token_drop=easy_token_drop,
+        steepness=steepness,
+        temperature_clamp=temperature_clamp,
+        top_p_temperature_clamp=top_p_temperature_clamp,
+        mass_eps=mass_eps,
+        probability_eps=probability_eps,
+        ignore_index=ignore_index,
+    )
+    require_reduction(op, reduction)
+    losses, counted = _row_losses(
+        op, logits, temperature, top_p, labels, drop_uniform, options, check, drops=True
+    )
+    return reduced(losses, counted, reduction)
+
+
+def soft_top_p_loss(
+    logits: Tensor,
+    temperature: Tensor,
+    top_p: Tensor,
+    labels: Tensor,
+    *,
+    drop_uniform: Tensor | None = None,
+    variant: str = "released",
+    cumulative: str = "inclusive",
+    easy_token_drop: float = 0.6,
+    steepness: float = 30.0,
+    top_p_temperature_clamp: float | None = None,
+    mass_eps: float = 1e-9,
+    probability_eps: float = 1e-9,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    check: bool | None = None,
+) -> Tensor:
+    """The top-p part of `autodeco_loss` alone: w_y * -ln(q_y + probability_eps).
+
+    Args:
+        drop_uniform, easy_token_drop: matter to the megatron variant only.
+        The others, what is returned and raised: as in `autodeco_loss`.
+
+    Returns:
+        float32, a scalar or (reduction "none") `labels.shape`.
+
+    Example:
+        >>> import torch, autodeco_ext
+        >>> logits, P = torch.tensor([[1.0, 3.0]]).log(), torch.ones(1)  # P = 1 cuts nothing
+        >>> autodeco_ext.soft_top_p_loss(logits, torch.ones(1), P, torch.tensor([1]))
+        tensor(0.2158)
+    """
+    op = "soft_top_p_loss"
+    options = loss_options(
+        op,
+        variant=variant,
+        cumulative=cumulative,
+        easy_token_drop=easy_token_drop,
+        steepness=steepness,
+        temperature_clamp=None,
+        top_p_temperature_clamp=top_p_temperature_clamp,
+        mass_eps=mass_eps,
+        probability_eps=probability_eps,
+        ignore_index=ignore_index,
+    )
+    # Of the temperature loss only that it costs nothing matters: one clamp is one exponential less.
+    options = options._replace(temperature_clamp=options.top_p_temperature_clamp)
+    require_reduction(op, reduction)
+    losses, counted = _row_losses(
+        op, logits, temperature, top_p, labels, drop_uniform, options, check, drops=options.megatron
+    )
+    return reduced(losses, counted, reduction).top_p_loss
+
+
+def loss_options(
+    op: str,
+    *,
+    variant: str,
+    cumulative: str,
+    ignore_index: int,
+    temperature_clamp: float | None,
+    top_p_temperature_clamp: float | None,
+    **numbers: float,
+) -> LossOptions:
+    """The options of a caller, checked; numbers are the four others of LossOptions."""
+    megatron = _choice(op, "variant", variant, ("released", "megatron")) == 1
+    exclusive = _choice(op, "cumulative", cumulative, ("inclusive", "exclusive")) == 1
+    clamps = {
+        "temperature_clamp": (temperature_clamp, 0.01),
+        "top_p_temperature_clamp": (top_p_temperature_clamp, 1e-8),
+    }
+    for name, (value, released) in clamps.items():
+        default = 0.0 if megatron else released
+        numbers[name] = default if value is None else value
+    for name, value in numbers.items():
+        numbers[name] = number(op, name, value, "a number")
+        if not (0 <= numbers[name] < math.inf):
+            raise ValueError(f"autodeco_ext.{op}: {name} must be finite and >= 0, got {value}")
+    if numbers["easy_token_drop"] > 1:
+        raise ValueError(
+            f"autodeco_ext.{op}: easy_token_drop must be in [0, 1], got"
+            f" {numbers['easy_token_drop']}"
+        )
+    return LossOptions(
+        ignore_index=integer(op, "ignore_index", ignore_index, "an integer"),
+        megatron=megatron,
+        exclusive=exclusive,
+        **numbers,
+    )
+
+
+def require_reduction(op: str, reduction: str) -> None:
+    _choice(op, "reduction", reduction, _REDUCTIONS)
+
+
+def _choice(op: str, name: str, value: object, choices: tuple[str, ...]) -> int:
+    for index, choice in enumerate(choices):
+        if isinstance(value, str) and value == choice:
+            return index
+    wanted = ", ".join(repr(choice) for choice in choices[:-1])
+    raise ValueError(
+        f"autodeco_ext.{op}: {name} must be {wanted} or {choices[-1]!r}, got {value!r}"
+    )
+
+
+def easy_token_uniform(
+    op: str, drop_uniform: Tensor | None, labels: Tensor, options: LossOptions
+) -> Tensor | None:
+    """float32 numbers of the shape of labels that decide which easy tokens are dropped.
+
+    They are drawn for ignored labels too, so that their number depends on the shape alone.
+    """
+    if options.easy_token_drop == 0:
+        return None
+    if drop_uniform is None:
+        return torch.rand(labels.shape, device=labels.device)
+    return row_values(op, "drop_uniform", drop_uniform, torch.float32, labels.shape, labels.device)
+
+
+def reduced(losses: Tensor, counted: Tensor, reduction: str) -> AutoDecoLoss:
+    """losses and counted: `[2, ...]`, the temperature loss and the top-p loss of every position."""
+    parts = losses
+    if reduction != "none":
+        parts = losses.flatten(1).sum(1)
+    if reduction == "mean":
+        parts = parts / counted.flatten(1).sum(1).clamp(min=1)
+    return AutoDecoLoss(parts[0] + parts[1], parts[0], parts[1])
+
+
+def _row_losses(
+    op: str,
+    logits: Tensor,
+    temperature: Tensor,
+    top_p: Tensor,
+    labels: Tensor,
+    drop_uniform: Tensor | None,
+    options: LossOptions,
+    check: bool | None,
+    *,
+    drops: bool,
+) -> tuple[Tensor, Tensor]:
+    require_tensor(op, "logits", logits)
+    require_supported_device(op, logits)
+    if logits.dim() == 0:
+        raise ValueError(f"autodeco_ext.{op}: logits must have at least one dimension, got 0")
+    shape, device = logits.shape[:-1], logits.device
+    temperature = row_values(op, "temperature", temperature, torch.float32, shape, device)
+    top_p = row_values(op, "top_p", top_p, torch.float32, shape, device)
+    labels = row_values(op, "labels", labels, torch.int64, shape, device)
+    uniform = easy_token_uniform(op, drop_uniform, labels, options) if drops else None
+    with errors_named(op):
+        losses, _, counted = call(
+            _ops.autodeco_loss_rows,
+            logits,
+            temperature,
+            top_p,
+            labels,
+            uniform,
+            *options,
+            checks_rows(op, check, logits),
+        )
+    return losses, counted
+
+
+@contextlib.contextmanager
+def errors_named(op: str, rows: Tensor | None = None) -> Iterator[None]:
+    """Gives an error of another op that runs inside this name.
+
+    rows: which rows of the caller's those that the other op counts are.
+    """
+    try:
+        yield
+    except ValueError as error:
+        text = re.sub(r"^autodeco_ext\.\w+:", f"autodeco_ext.{op}:", str(error))
+        found = re.search(r" in row (\d+)$", text)
+        if rows is not None and found is not None:
+            text = f"{text[: found.start()]} in row {int(rows[int(found[1])])}"
+        raise ValueError(text) from None
+
+
+# Autograd.
+
+
+class _FirstDerivative(torch.autograd.Function):
+    """The identity on a derivative, tied to what it depends on; its own derivative is an error."""
+
+    @staticmethod
+    def forward(ctx: Any, op: str, derivative: Tensor, *depends_on: Tensor) -> Tensor:
+        ctx.op = op
+        return derivative.view_as(derivative)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> None:
+        raise RuntimeError(
+            f"autodeco_ext.{ctx.op}: must be differentiated once, got a second derivative, which"
+            " it does not have (autodeco_ext.reference has)"
+        )
+
+
+def first_derivative(op: str, derivative: Tensor | None, depends_on: tuple[Tensor, ...]) -> Any:
+    """derivative, if need be in a form that raises where it is differentiated again.
+
+    Otherwise autograd would take it for a constant and drop the second derivative silently.
+    """
+    if derivative is None or not torch.is_grad_enabled():
+        return derivative
+    return _FirstDerivative.apply(op, derivative, *depends_on)
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    logits, temperature, top_p, labels, _, *options, _ = inputs
+    _, gradients, counted = output
+    ctx.mark_non_differentiable(gradients, counted)
+    saved = (temperature, top_p, gradients)
+    if ctx.needs_input_grad[0]:
+        saved += (logits, labels, counted)
+    ctx.save_for_backward(*saved)
+    ctx.options = LossOptions(*options)
+
+
+def _backward(ctx: Any, loss_gradients: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    temperature, top_p, gradients, *for_logits = ctx.saved_tensors
+    of_temperature, of_top_p, of_logits = None, None, None
+    depends_on = (loss_gradients, temperature, top_p, *for_logits[:1])
+    if ctx.needs_input_grad[1]:
+        both = gradients[:2].detach() * loss_gradients.detach()
+        of_temperature = first_derivative("autodeco_loss", both[0] + both[1], depends_on)
+    if ctx.needs_input_grad[2]:
+        product = gradients[2].detach() * loss_gradients[1].detach()
+        of_top_p = first_derivative("autodeco_loss", product, depends_on)
+    if ctx.needs_input_grad[0]:
+        logits, labels, counted = for_logits
+        with torch.no_grad():
+            of_logits = _ops.autodeco_loss_logits_gradient(
+                logits,
+                temperature,
+                top_p,
+                labels,
+                counted,
+                loss_gradients.contiguous(),
+                *ctx.options.of_gradient(),
+            )
+        of_logits = first_derivative("autodeco_loss", of_logits, depends_on)
+    num_others = 2 + len(ctx.options) + 1  # labels, drop_uniform; check
+    return (of_logits, of_temperature, of_top_p, *[None] * num_others)
+
+
+torch.library.register_autograd(
+    "autodeco_ext::autodeco_loss_rows", _backward, setup_context=_save_for_backward
+)

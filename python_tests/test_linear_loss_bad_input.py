@@ -1,0 +1,87 @@
+"""linear_autodeco_loss refuses with a sentence what does not fit, and names invalid rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from linear_loss_case import VOCAB, Case
+from torch import nn
+
+from autodeco_ext import linear_autodeco_loss
+
+BAD = {
+    "labels must have shape [2, 7], got [7]": {"labels": torch.zeros(7, dtype=torch.int64)},
+    "labels must be integers, got torch.float32": {"labels": torch.zeros(2, 7)},
+    "labels must be on cpu, got meta": {"labels": torch.zeros(2, 7, device="meta").long()},
+    "hidden_states must have shape [..., 12] (the heads' hidden_size), got [2, 7, 11]": {
+        "hidden_states": torch.zeros(2, 7, 11)
+    },
+    "hidden_states must be floating point, got torch.int64": {
+        "hidden_states": torch.zeros(2, 7, 12).long()
+    },
+    "heads must be on meta like the hidden states, got cpu": {
+        "hidden_states": torch.zeros(2, 7, 12, device="meta")
+    },
+    "heads must be an AutoDecoHeads, got Linear": {"heads": nn.Linear(12, 1)},
+    "lm_head must have shape [vocab, 12] to go with hidden_states, got [12, 40]": {
+        "lm_head": torch.zeros(12, 40)
+    },
+    "lm_head must be a weight or a module, got list": {"lm_head": []},
+    "lm_head must be on cpu like the hidden states, got meta": {
+        "lm_head": torch.zeros(40, 12, device="meta")
+    },
+    "bias must have shape [40], got [41]": {"bias": torch.zeros(41)},
+    "bias must be None with a module, which has its own, got both": {
+        "lm_head": nn.Linear(12, 40),
+        "bias": torch.zeros(40),
+    },
+    "lm_head must return a tensor [9, vocab] for as many rows, got [9, 40, 1]": {
+        "lm_head": nn.Sequential(nn.Linear(12, 40), nn.Unflatten(1, (40, 1))),
+        "chunk_size": 100,
+    },
+    "chunk_size must be an integer for an lm_head module without out_features, got 'auto'": {
+        "lm_head": nn.Sequential(nn.Linear(12, 40))
+    },
+    "logits_transform must be callable or None, got float": {"logits_transform": 2.0},
+    "logits_transform must return a tensor [9, vocab] for as many rows, got NoneType": {
+        "logits_transform": lambda logits: None
+    },
+    "chunk_size must be >= 1, got 0": {"chunk_size": 0},
+    "chunk_size must be an integer or 'auto', got str": {"chunk_size": "all"},
+    "max_chunk_bytes must be >= 1, got 0": {"max_chunk_bytes": 0},
+    "reduction must be 'mean' with num_items_in_batch, got 'sum'": {
+        "reduction": "sum",
+        "num_items_in_batch": 4,
+    },
+    "variant must be 'released' or 'megatron', got 'fast'": {"variant": "fast"},
+    "check must be a bool or None, got 1": {"check": 1},
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_bad_arguments_are_explained(text: str) -> None:
+    case = Case()
+    arguments = {
+        "hidden_states": case.hidden,
+        "lm_head": case.weight,
+        "heads": case.heads,
+        "labels": case.labels,
+    }
+    with pytest.raises((ValueError, TypeError)) as error:
+        linear_autodeco_loss(**arguments | BAD[text])
+    assert str(error.value) == f"autodeco_ext.linear_autodeco_loss: {text}"
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, 100])
+def test_an_invalid_row_is_named_by_its_place_in_the_labels(chunk_size: int) -> None:
+    case = Case()
+    case.labels[1, 2] = VOCAB
+    with pytest.raises(ValueError, match=rf"linear_autodeco_loss: labels .* got {VOCAB} in row 9$"):
+        case.loss(chunk_size=chunk_size)
+    case = Case()
+    case.hidden[1, 1] = torch.nan
+    with pytest.raises(ValueError, match=r"linear_autodeco_loss: logits .* in row 8$"):
+        case.loss(chunk_size=chunk_size)
+    case.labels[1, 1] = -100  # then nothing of it is read
+    case.loss(chunk_size=chunk_size).loss.backward()
+    assert all(one.grad.isfinite().all() for one in case.heads.parameters())

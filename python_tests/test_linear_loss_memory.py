@@ -1,0 +1,51 @@
+"""What linear_autodeco_loss allocates: a chunk, and 64 bytes a position at most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from autodeco_ext import linear_autodeco_loss
+from autodeco_ext.models import AutoDecoConfig, AutoDecoHeads
+
+
+def peak_bytes(function: Callable[[], object]) -> int:
+    """The most that torch's CPU allocator had given out at any time in function, above its start"""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        function()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    live, peak = 0, 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def memory_case(tokens: int, hidden: int, vocab: int, **options: Any) -> Callable[[], object]:
+    """Forward and backward, the gradients' own memory left out."""
+    torch.manual_seed(0)
+    states, weight = torch.randn(tokens, hidden), torch.randn(vocab, hidden)
+    labels = torch.randint(0, vocab, (tokens,))
+    heads = AutoDecoHeads(AutoDecoConfig(hidden_size=hidden))
+    for parameter in heads.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    return lambda: linear_autodeco_loss(states, weight, heads, labels, **options).loss.backward()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_tokens_times_vocabulary() -> None:
+    few, many = 8192, 65536
+    assert peak_bytes(memory_case(many, 16, 512)) <= (64 << 20) + 64 * many
+    peaks = [peak_bytes(memory_case(tokens, 16, 512, chunk_size=1024)) for tokens in (few, many)]
+    # The chunks of backward, which are as even as they can be, differ by a few hundred rows.
+    assert peaks[1] - peaks[0] <= 64 * (many - few) + (1 << 20)
+
+
+@pytest.mark.slow
+def test_memory_at_a_real_width_stays_in_its_bound() -> None:
+    tokens = 256
+    assert peak_bytes(memory_case(tokens, 1024, 151936)) <= (64 << 20) + 64 * tokens

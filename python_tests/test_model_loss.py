@@ -1,0 +1,305 @@
+"""forward with labels: the AutoDeco loss, and in training nothing the size of all logits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_models import ARCHITECTURES, HIDDEN, VOCAB, spread_heads, tiny_autodeco
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    HyperCLOVAXConfig,
+    PreTrainedModel,
+)
+
+from autodeco_ext import AutoDecoModelForCausalLM, reference
+
+IDS = torch.tensor([[1, 7, 20, 33, 2], [4, 4, 2, 50, 9]])
+
+
+@pytest.fixture(scope="module", params=["evaluation", "training"])
+def model(request):
+    """With trained heads in either mode: it decides how the loss is computed, not what it is."""
+    model = tiny_autodeco()
+    model.heads.train(request.param == "training")
+    return model
+
+
+def loss_of(model, ids, labels, **kwargs):
+    torch.manual_seed(11)  # easy-token drop
+    return model(ids, labels=labels, **kwargs).loss
+
+
+def expected_loss(model, labels, reduction):
+    """The released loss, by the reference, from shifted labels."""
+    output = model(IDS)
+    shifted = torch.cat([labels[:, 1:], torch.full((2, 1), -100)], dim=1)
+    torch.manual_seed(11)
+    return reference.autodeco_loss(
+        output.logits.detach(),
+        output.temperature,
+        output.top_p,
+        shifted,
+        drop_uniform=torch.rand(2, 5),
+        reduction=reduction,
+    ).loss
+
+
+def test_labels_give_the_released_loss_of_shifted_labels(model):
+    labels = IDS.clone()
+    labels[0, :3] = -100
+    torch.testing.assert_close(loss_of(model, IDS, labels), expected_loss(model, labels, "mean"))
+
+
+def test_num_items_in_batch_is_the_denominator_so_accumulation_adds_up(model):
+    total = expected_loss(model, IDS, "sum")
+    for items in (7, torch.tensor(7)):
+        torch.testing.assert_close(loss_of(model, IDS, IDS, num_items_in_batch=items), total / 7)
+
+
+def test_the_loss_comes_first_in_a_tuple(model):
+    torch.manual_seed(11)
+    first = model(IDS, labels=IDS, return_dict=False)[0]
+    assert torch.equal(first, loss_of(model, IDS, IDS))
+
+
+def test_easy_tokens_are_dropped_by_torchs_generator(model):
+    logits = model(IDS).logits
+    labels = torch.cat([IDS[:, :1], logits.argmax(-1)[:, :-1]], dim=1)  # every label is the argmax
+    torch.manual_seed(5)
+    losses = [model(IDS, labels=labels).loss for _ in range(2)]
+    assert losses[0] != losses[1]
+    torch.manual_seed(5)
+    predicted = model(IDS)
+    expected = reference.autodeco_loss(
+        logits[:, :-1],
+        predicted.temperature[:, :-1],
+        predicted.top_p[:, :-1],
+        labels[:, 1:],
+        drop_uniform=torch.rand(2, 5)[:, :-1],  # one for every position, scored or not
+    )
+    torch.testing.assert_close(losses[0], expected.loss)
+
+
+def test_labels_go_with_logits_to_keep(model):
+    labels = IDS.clone()
+    labels[:, :3] = -100  # the outputs at the last three positions are scored
+    whole = loss_of(model, IDS, labels)
+    torch.testing.assert_close(loss_of(model, IDS, labels, logits_to_keep=3), whole)
+    index = torch.tensor([2, 3, 4])
+    torch.testing.assert_close(loss_of(model, IDS, labels, logits_to_keep=index), whole)
+
+
+def test_the_loss_reaches_the_heads_and_nothing_else():
+    model = tiny_autodeco()
+    torch.manual_seed(0)
+    model(IDS, labels=IDS).loss.backward()
+    for name, parameter in model.named_parameters():
+        if name.startswith("heads."):
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+        else:
+            assert parameter.grad is None, name
+
+
+def test_a_batch_without_labels_gives_a_differentiable_zero(model):
+    loss = model(IDS, labels=torch.full_like(IDS, -100)).loss
+    loss.backward()
+    assert loss.item() == 0
+
+
+def test_labels_of_another_length_are_an_error(model):
+    with pytest.raises(ValueError, match=r"labels must have the shape of input_ids, got \[2, 4\]"):
+        model(IDS, labels=IDS[:, :4])
+
+
+# In training.
+
+
+def training_loss(model, labels=IDS, **kwargs):
+    model.heads.train()
+    return loss_of(model, IDS, labels, **kwargs)
+
+
+def head_gradients(model, loss):
+    return torch.autograd.grad(loss, list(model.heads.parameters()))
+
+
+def assert_both_ways_agree(model, labels=IDS, **kwargs):
+    skipped, full = (
+        training_loss(model, labels, skip_logits=skip, **kwargs) for skip in (True, False)
+    )
+    torch.testing.assert_close(skipped, full, rtol=1e-4, atol=1e-6)
+    pairs = zip(head_gradients(model, skipped), head_gradients(model, full), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "tied"), ARCHITECTURES)
+def test_the_loss_without_logits_is_the_loss_of_the_logits(name, tied):
+    model = tiny_autodeco(name, tied=tied)
+    labels = IDS.clone()
+    labels[1, 2:] = -100
+    assert_both_ways_agree(model, labels)
+    assert_both_ways_agree(model, labels, num_items_in_batch=3)
+    assert_both_ways_agree(model, labels, logits_to_keep=torch.tensor([1, 3, 4]))
+
+
+def test_logits_and_predictions_are_left_out_in_training_only():
+    model = tiny_autodeco()
+    model.heads.train()
+    output = model(IDS, labels=IDS)
+    assert output.logits is None and output.temperature is None and output.top_p is None
+    assert output.past_key_values is not None and output[0] is output.loss
+    assert model(IDS, labels=IDS, skip_logits=False).logits.shape == (2, 5, VOCAB)
+    assert model(IDS).temperature.shape == IDS.shape  # nothing is left out without labels
+    model.train()
+    assert model(IDS, labels=IDS).logits is None
+    model.eval()
+    assert model(IDS, labels=IDS).logits.shape == (2, 5, VOCAB)
+    with pytest.raises(ValueError, match="skip_logits must be False without labels, got True"):
+        model(IDS, skip_logits=True)
+
+
+class CountingHead(nn.Linear):
+    rows = 0
+
+    def forward(self, hidden):
+        self.rows += hidden.shape[:-1].numel()
+        return super().forward(hidden)
+
+
+def test_the_lm_head_multiplies_the_scored_positions_once():
+    model = tiny_autodeco()
+    counting = CountingHead(HIDDEN, VOCAB, bias=False)
+    counting.weight = model.lm_head.weight
+    model.lm_head = counting
+    labels = torch.full_like(IDS, -100)
+    labels[0, 2:] = 7
+    training_loss(model, labels).backward()
+    assert counting.rows == 3 + 2  # and the row that is compared with the base's own, twice
+
+
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+}
+CHANGED_LOGITS = {
+    "soft cap": lambda: Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=0.5),
+    "scale": lambda: CohereConfig(**SIZES, logit_scale=0.125),
+    "divisor": lambda: GraniteConfig(**SIZES, logits_scaling=6.0),
+}
+
+
+def base_of(config) -> PreTrainedModel:
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        base.get_input_embeddings().weight.mul_(20)
+        if base.get_output_embeddings().weight is not base.get_input_embeddings().weight:
+            base.get_output_embeddings().weight.mul_(20)
+    return base
+
+
+@pytest.mark.parametrize("name", CHANGED_LOGITS)
+def test_what_the_base_does_after_its_lm_head_is_done_to_every_chunk(name):
+    model = AutoDecoModelForCausalLM.from_base(base_of(CHANGED_LOGITS[name]()))
+    spread_heads(model.heads)
+    output = model(IDS)
+    plain = model.lm_head(model(IDS, output_hidden_states=True).hidden_states[-1])
+    assert (output.logits - plain).abs().max() > 0.1
+    assert_both_ways_agree(model)
+
+
+def test_a_base_that_changes_its_logits_in_an_unknown_way_is_refused_by_name():
+    model = AutoDecoModelForCausalLM.from_base(
+        base_of(HyperCLOVAXConfig(**SIZES, logits_scaling=3.0))
+    )
+    with pytest.raises(ValueError, match="skip_logits must be False for HyperCLOVAXForCausalLM"):
+        training_loss(model)
+    assert training_loss(model, skip_logits=False) > 0
+
+
+def test_nothing_to_score_in_training_is_a_differentiable_zero():
+    model = tiny_autodeco()
+    loss = training_loss(model, torch.full_like(IDS, -100), num_items_in_batch=torch.tensor(0))
+    assert loss == 0 and all((one == 0).all() for one in head_gradients(model, loss))
+
+
+def test_micro_batches_add_up():
+    model = tiny_autodeco()
+    torch.manual_seed(2)
+    ids = torch.randint(1, VOCAB, (8, 6))
+    labels = torch.where(torch.rand(8, 6) < 0.3, -100, ids)
+    items = (labels[:, 1:] != -100).sum()
+    model.heads.train()
+    sums = []
+    for size in (8, 4, 2):
+        torch.manual_seed(5)
+        model.zero_grad()
+        for part in torch.arange(8).split(size):
+            model(ids[part], labels=labels[part], num_items_in_batch=items).loss.backward()
+        sums.append([one.grad.clone() for one in model.heads.parameters()])
+    for other in sums[1:]:
+        for got, expected in zip(other, sums[0], strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_with_the_same_loss():
+    model = tiny_autodeco()
+    expected = training_loss(model)
+    compiled = torch.compile(model, backend="eager")
+    torch.manual_seed(11)
+    got = compiled(IDS, labels=IDS)
+    torch.testing.assert_close(got.loss, expected)
+    assert got.logits is None
+    index = torch.tensor([1, 3])
+    torch.manual_seed(11)
+    got = compiled(IDS, labels=IDS, logits_to_keep=index)
+    torch.testing.assert_close(got.loss, training_loss(model, logits_to_keep=index))
+
+
+@pytest.mark.slow
+def test_trainer_trains_the_heads_and_evaluates_with_logits(tmp_path):
+    pytest.importorskip("accelerate")
+    from transformers import Trainer, TrainingArguments
+
+    model = tiny_autodeco()
+    torch.manual_seed(2)
+    rows = [{"input_ids": ids, "labels": ids} for ids in torch.randint(1, VOCAB, (16, 6))]
+    before = [one.detach().clone() for one in model.heads.parameters()]
+    base = model.lm_head.weight.detach().clone()
+    shapes = []
+    trainer = Trainer(
+        model,
+        TrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=4,
+            learning_rate=1e-2,
+            num_train_epochs=2,
+            use_cpu=True,
+            report_to=[],
+            save_strategy="no",
+        ),
+        train_dataset=rows,
+        eval_dataset=rows[:4],
+        compute_metrics=lambda seen: shapes.append([one.shape for one in seen.predictions]) or {},
+    )
+    trainer.train()
+    assert all(
+        not torch.equal(one, old) for one, old in zip(model.heads.parameters(), before, strict=True)
+    )
+    assert torch.equal(model.lm_head.weight, base)
+    metrics = trainer.evaluate()
+    assert metrics["eval_loss"] > 0 and shapes == [[(4, 6, VOCAB), (4, 6), (4, 6)]]
