@@ -8,6 +8,7 @@ remainder, so that small losses and gradients keep their digits.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -59,42 +60,27 @@ def as_float32(value: float) -> float:
     return float(torch.tensor(value, dtype=torch.float32))
 
 
-class SortedRow:
-    """The finite logits of a row in the order (logit descending, index ascending)."""
-
-    def __init__(self, logits: Tensor) -> None:
-        self.vocab = len(logits)
-        ordered, order = (logits.detach() + 0.0).sort(descending=True, stable=True)
-        count = int((ordered > -torch.inf).sum())
-        self.order = order[:count]
-        self.below = (ordered[0].double() - ordered[:count].double()).abs()  # max - l, ascending
-
-    def rank(self, label: int) -> int | None:
-        """Place of a token in the order; None if its logit is -inf."""
-        places = (self.order == label).nonzero()
-        return int(places) if len(places) else None
-
-    def by_column(self, by_rank: Tensor) -> Tensor:
-        return torch.zeros(self.vocab, dtype=torch.float64).scatter(0, self.order, by_rank)
-
-
 class _Softmax:
     """softmax(l / T) in rank order, with running sums accurate from either end."""
 
-    def __init__(self, row: SortedRow, temperature: float, label_rank: int) -> None:
+    def __init__(self, below: Tensor, temperature: float) -> None:
         self.temperature = temperature
-        self.x = row.below / temperature
-        self.others = torch.arange(len(self.x)) != label_rank
-        weights = (-self.x).exp()
-        self.sum = float(weights.sum())
-        self.others_sum = float(weights[self.others].sum())
-        self.p = weights / self.sum
-        self.x_label = float(self.x[label_rank])
-        self.x_mean = float((self.p * self.x).sum())
-        self.slope = self.x_mean - self.x  # T dlnp/dT of every token
+        self.x = below / temperature
+        self.weights = (-self.x).exp()
+        self.sum = float(self.weights.sum())
+        self.p = self.weights / self.sum
+        self.slope = float((self.p * self.x).sum()) - self.x  # T dlnp/dT of every token
 
-    def label_probability(self) -> float:
-        return math.exp(-self.x_label) / self.sum
+    def probability(self, rank: int) -> float:
+        return math.exp(-float(self.x[rank])) / self.sum
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 (as short-lived as its row)
+    def running(self, exclusive: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Mass up to every rank, mass left after it, and running sums of p * slope."""
+        mass, left = _running(self.p, exclusive)
+        drift, drift_left = _running(self.p * self.slope, exclusive)
+        # All of p * slope sums to zero, so that either end gives the other.
+        return mass, left, torch.where(mass > 0.5, -drift_left, drift)
 
 
 def _running(values: Tensor, exclusive: bool) -> tuple[Tensor, Tensor]:
@@ -106,6 +92,34 @@ def _running(values: Tensor, exclusive: bool) -> tuple[Tensor, Tensor]:
     return before, torch.cat([left[1:], none])
 
 
+class SortedRow:
+    """The finite logits of a row in the order (logit descending, index ascending)."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.vocab = len(logits)
+        ordered, order = (logits.detach() + 0.0).sort(descending=True, stable=True)
+        count = int((ordered > -torch.inf).sum())
+        self.order = order[:count]
+        self.below = (ordered[0].double() - ordered[:count].double()).abs()  # max - l, ascending
+
+    @functools.lru_cache(maxsize=3)  # noqa: B019 (as short-lived as the row)
+    def softmax(self, temperature: float) -> _Softmax:
+        return _Softmax(self.below, temperature)
+
+    def rank(self, label: int) -> int | None:
+        """Place of a token in the order; None if its logit is -inf."""
+        places = (self.order == label).nonzero()
+        return int(places) if len(places) else None
+
+    def by_column(self, by_rank: Tensor) -> Tensor:
+        return torch.zeros(self.vocab, dtype=torch.float64).scatter(0, self.order, by_rank)
+
+
+def without(values: Tensor, rank: int) -> float:
+    """The sum of all values but one."""
+    return float(values[:rank].sum() + values[rank + 1 :].sum())
+
+
 def exact_temperature_loss(
     row: SortedRow, temperature: float, label: int, options: LossOptions = RELEASED
 ) -> ExactLoss:
@@ -113,20 +127,19 @@ def exact_temperature_loss(
     if rank is None:
         return ExactLoss.zero(row.vocab)
     temperature, clamp = as_float32(temperature), as_float32(options.temperature_clamp)
-    softmax = _Softmax(row, max(temperature, clamp), rank)
-    of_weight = softmax if options.megatron else _Softmax(row, 1.0, rank)
-    weight = of_weight.label_probability()
+    softmax = row.softmax(max(temperature, clamp))
+    weight = (softmax if options.megatron else row.softmax(1.0)).probability(rank)
     if weight == 0:
         return ExactLoss.zero(row.vocab)
-    x_label = softmax.x_label
+    x_label, others_sum = float(softmax.x[rank]), without(softmax.weights, rank)
     if x_label < 1:
-        cross_entropy = math.log1p(softmax.others_sum * math.exp(x_label))
+        cross_entropy = math.log1p(others_sum * math.exp(x_label))
     else:
         cross_entropy = math.log(softmax.sum) + x_label
     scale = weight / softmax.temperature
     terms = softmax.p * (softmax.x - x_label)
     d_logits = scale * softmax.p
-    d_logits[rank] = -scale * softmax.others_sum / softmax.sum
+    d_logits[rank] = -scale * others_sum / softmax.sum
     moves = float(temperature >= clamp)
     return ExactLoss(
         loss=weight * cross_entropy,
@@ -147,24 +160,22 @@ def exact_soft_top_p_loss(
     if rank is None:
         return ExactLoss.zero(row.vocab)
     temperature, clamp = as_float32(temperature), as_float32(options.top_p_temperature_clamp)
-    softmax = _Softmax(row, max(temperature, clamp), rank)
-    weight = _Softmax(row, 1.0, rank).label_probability()
+    softmax = row.softmax(max(temperature, clamp))
+    weight = row.softmax(1.0).probability(rank)
     if weight == 0:
         return ExactLoss.zero(row.vocab)
-    a, p, slope, others = options.steepness, softmax.p, softmax.slope, softmax.others
+    a, p = options.steepness, softmax.p
 
-    mass, mass_left = _running(p, options.exclusive)
+    mass, mass_left, drift = softmax.running(options.exclusive)
     over = torch.where(mass > 0.5, (1.0 - top_p) - mass_left, mass - top_p)  # C - P
     tail = over > 0
-    soft = p * torch.where(tail, (-a * over).exp(), 1.0)
-    # Running sums of p * slope; they sum to zero, so that either end gives the other.
-    drift, drift_left = _running(p * slope, options.exclusive)
-    drift = torch.where(mass > 0.5, -drift_left, drift)
-    pull = slope - a * tail.double() * drift  # T dln(soft)/dT
+    decay = torch.where(tail, (-a * over).exp(), 1.0)
+    soft = p * decay
+    pull = softmax.slope - a * tail.double() * drift  # T dln(soft)/dT
 
     head_mass, tail_mass = float(soft[~tail].sum()), float(soft[tail].sum())
     total = head_mass + tail_mass + options.mass_eps
-    rest = float(soft[others].sum()) + options.mass_eps
+    rest = without(soft, rank) + options.mass_eps
     q = float(soft[rank]) / total
     eps = options.probability_eps
     ratio = q / (q + eps) if q > 0 else 0.0
@@ -177,9 +188,9 @@ def exact_soft_top_p_loss(
 
     # d ln q / dT = pull[label] - mean of pull under soft; the label's own share is taken out.
     own = -float(pull[rank])
-    terms = (soft * pull)[others]
-    d_temperature = own * rest / total + float(terms.sum()) / total
-    d_temperature_scale = abs(own) * rest / total + float(terms.abs().sum()) / total
+    terms = soft * pull
+    d_temperature = own * rest / total + without(terms, rank) / total
+    d_temperature_scale = abs(own) * rest / total + without(terms.abs(), rank) / total
 
     tail_soft = soft * tail
     left = tail_soft.flip(0).cumsum(0).flip(0)  # of the ranks whose C a token is part of
@@ -187,7 +198,7 @@ def exact_soft_top_p_loss(
     if options.exclusive:
         left = torch.cat([left[1:], torch.zeros(1, dtype=torch.float64)])
     before_label = (torch.arange(len(p)) <= last_before).double()
-    h = (ratio / total) * ((-a * over).exp().where(tail, 1.0) - a * left)
+    h = (ratio / total) * (decay - a * left)
     shift = a * ratio * label_in_tail * before_label
     label_mass = label_in_tail * float(mass[rank])
     mean = (
@@ -196,10 +207,10 @@ def exact_soft_top_p_loss(
         + a * ratio * label_mass
     )
     d_logits = p * (h + shift - mean)
-    d_logits[rank] = -d_logits[others].sum()
+    d_logits[rank] = -without(d_logits, rank)
     spread = (ratio / total) * (1.0 + a * left) + shift + ratio + a * ratio * label_mass
     d_logits_scale = p * (spread + a * (ratio / total) * float((tail_soft * mass).sum()))
-    d_logits_scale[rank] = d_logits_scale[others].sum()
+    d_logits_scale[rank] = without(d_logits_scale, rank)
 
     moves = float(temperature >= clamp)
     scale = weight / softmax.temperature

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loss_judge import IGNORE, assert_losses_exact
+from loss_judge import DTYPES, IGNORE, assert_losses_exact, generator
 from loss_oracle import MEGATRON, RELEASED, LossOptions, SortedRow, as_float32
 from torch import Tensor
 
@@ -24,7 +24,6 @@ SETTINGS = {
     # The fixture chooses the instruction set, which no example changes.
     "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 }
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TEMPERATURES = (0.0, 1e-45, 1e-30, 1e-9, 1e-8, 1e-3, 0.0099, 0.01, 0.02, 0.05, 2, 3, 30, 1e30)
 STEEPNESS = (30.0, 30.0, 30.0, 0.0, 1e-3, 7.3, 1000.0, 1e4)
 VOCAB_SIZES = (1, 2, 3, 63, 64, 65, 257, 511, 512, 513, 1000, 4097)
@@ -94,7 +93,7 @@ def batches(draw: st.DrawFn, vocab_sizes: tuple[int, ...], rows: int) -> Batch:
     vocab = draw(st.sampled_from(vocab_sizes))
     dtype = draw(st.sampled_from(DTYPES))
     options = draw(loss_options())
-    random = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    random = generator(draw(st.integers(0, 2**31)))
     masked = draw(st.sampled_from((0.0, 0.0, 0.3, 0.9, 0.999)))
     families = [draw(st.sampled_from(sorted(adversarial.FAMILIES))) for _ in range(rows)]
     logits = torch.stack(
@@ -200,14 +199,14 @@ def test_a_cut_inside_one_group_of_equal_tokens(
 def test_differences_below_the_normal_floats(
     backend: str, options: LossOptions, temperature: float
 ) -> None:
-    row = adversarial.make_row("denormal", 600, torch.float32, 0.0, torch.Generator())
+    row = adversarial.make_row("denormal", 600, torch.float32, 0.0, generator(0))
     check_row(row, temperature, 0.6, options)
 
 
 @pytest.mark.parametrize("steepness", [0.0, 1e-6, 300.0, 1e4])
 @pytest.mark.parametrize("family", ["peaked", "gaussian", "nearly_flat", "few_values"])
 def test_any_steepness(backend: str, family: str, steepness: float) -> None:
-    row = adversarial.make_row(family, 5000, torch.float32, 0.0, torch.Generator().manual_seed(1))
+    row = adversarial.make_row(family, 5000, torch.float32, 0.0, generator(1))
     for options in (RELEASED, RELEASED._replace(exclusive=True)):
         # At 0 the eps are all that bounds the loss of tokens that decay at once.
         for top_p in (0.0, 0.4, 1.0):
