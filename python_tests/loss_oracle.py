@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -33,7 +34,7 @@ RELEASED = LossOptions()
 MEGATRON = LossOptions(megatron=True, temperature_clamp=0.0, top_p_temperature_clamp=0.0)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class ExactLoss:
     """One weighted loss of one row, its gradients, and scales to judge their errors by.
 
@@ -44,15 +45,26 @@ class ExactLoss:
     loss: float
     d_temperature: float
     d_top_p: float  # 0 for the temperature loss
-    d_logits: Tensor  # [vocab]
     loss_scale: float
     d_temperature_scale: float
-    d_logits_scale: Tensor  # [vocab]
+    of_logits: Callable[[], tuple[Tensor, Tensor]]  # d_logits and its scale, only when asked for
+
+    @functools.cached_property
+    def _of_logits(self) -> tuple[Tensor, Tensor]:
+        return self.of_logits()
+
+    @property
+    def d_logits(self) -> Tensor:  # [vocab]
+        return self._of_logits[0]
+
+    @property
+    def d_logits_scale(self) -> Tensor:  # [vocab]
+        return self._of_logits[1]
 
     @staticmethod
     def zero(vocab: int) -> ExactLoss:
         zeros = torch.zeros(vocab, dtype=torch.float64)
-        return ExactLoss(0.0, 0.0, 0.0, zeros, 0.0, 0.0, zeros)
+        return ExactLoss(0.0, 0.0, 0.0, 0.0, 0.0, lambda: (zeros, zeros))
 
 
 def as_float32(value: float) -> float:
@@ -138,17 +150,21 @@ def exact_temperature_loss(
         cross_entropy = math.log(softmax.sum) + x_label
     scale = weight / softmax.temperature
     terms = softmax.p * (softmax.x - x_label)
-    d_logits = scale * softmax.p
-    d_logits[rank] = -scale * others_sum / softmax.sum
+
+    def of_logits() -> tuple[Tensor, Tensor]:
+        by_rank = scale * softmax.p
+        by_rank[rank] = -scale * others_sum / softmax.sum
+        gradient = row.by_column(by_rank)
+        return gradient, gradient.abs()
+
     moves = float(temperature >= clamp)
     return ExactLoss(
         loss=weight * cross_entropy,
         d_temperature=moves * scale * float(terms.sum()),
         d_top_p=0.0,
-        d_logits=row.by_column(d_logits),
         loss_scale=0.0,
         d_temperature_scale=moves * scale * float(terms.abs().sum()),
-        d_logits_scale=row.by_column(d_logits.abs()),
+        of_logits=of_logits,
     )
 
 
@@ -192,36 +208,35 @@ def exact_soft_top_p_loss(
     d_temperature = own * rest / total + without(terms, rank) / total
     d_temperature_scale = abs(own) * rest / total + without(terms.abs(), rank) / total
 
-    tail_soft = soft * tail
-    left = tail_soft.flip(0).cumsum(0).flip(0)  # of the ranks whose C a token is part of
-    last_before = rank - 1 if options.exclusive else rank
-    if options.exclusive:
-        left = torch.cat([left[1:], torch.zeros(1, dtype=torch.float64)])
-    before_label = (torch.arange(len(p)) <= last_before).double()
-    h = (ratio / total) * (decay - a * left)
-    shift = a * ratio * label_in_tail * before_label
-    label_mass = label_in_tail * float(mass[rank])
-    mean = (
-        -ratio
-        + (ratio / total) * (head_mass + tail_mass - a * float((tail_soft * mass).sum()))
-        + a * ratio * label_mass
-    )
-    d_logits = p * (h + shift - mean)
-    d_logits[rank] = -without(d_logits, rank)
-    spread = (ratio / total) * (1.0 + a * left) + shift + ratio + a * ratio * label_mass
-    d_logits_scale = p * (spread + a * (ratio / total) * float((tail_soft * mass).sum()))
-    d_logits_scale[rank] = without(d_logits_scale, rank)
+    scale = weight / softmax.temperature
+
+    def of_logits() -> tuple[Tensor, Tensor]:
+        in_tail = soft * tail
+        left = in_tail.flip(0).cumsum(0).flip(0)  # of the ranks whose C a token is part of
+        before_label = torch.arange(len(p)) < rank
+        if options.exclusive:
+            left = torch.cat([left[1:], torch.zeros(1, dtype=torch.float64)])
+        else:
+            before_label[rank] = True
+        shift = a * ratio * label_in_tail * before_label.double()
+        tail_moment = a * (ratio / total) * float((in_tail * mass).sum())
+        label_moment = a * ratio * label_in_tail * float(mass[rank])
+        mean = (ratio / total) * (head_mass + tail_mass) - ratio - tail_moment + label_moment
+        by_rank = p * ((ratio / total) * (decay - a * left) + shift - mean)
+        by_rank[rank] = -without(by_rank, rank)
+        spread = (ratio / total) * (1.0 + a * left) + shift + ratio + tail_moment + label_moment
+        spread = p * spread
+        spread[rank] = without(spread, rank)
+        return row.by_column(scale * by_rank), row.by_column(scale * spread)
 
     moves = float(temperature >= clamp)
-    scale = weight / softmax.temperature
     return ExactLoss(
         loss=weight * loss,
         d_temperature=-moves * scale * ratio * d_temperature,
         d_top_p=weight * d_top_p,
-        d_logits=row.by_column(scale * d_logits),
         loss_scale=weight * eps,
         d_temperature_scale=moves * scale * ratio * d_temperature_scale,
-        d_logits_scale=row.by_column(scale * d_logits_scale),
+        of_logits=of_logits,
     )
 
 
@@ -253,10 +268,14 @@ def error_share(
         acceptable: the exact value, then others; a result between any two of them is right.
         dtype: of the result, whose own rounding is allowed for.
     """
+
+    def as_float64(value: float | Tensor) -> Tensor:
+        return torch.as_tensor(value, dtype=torch.float64)
+
     tolerance = TOLERANCES[name]
-    values = torch.stack([torch.as_tensor(getattr(one, name)).double() for one in acceptable])
-    got, exact = torch.as_tensor(got).double(), values[0]
-    scale = torch.as_tensor(getattr(acceptable[0], f"{name}_scale", 0.0))
+    values = torch.stack([as_float64(getattr(one, name)) for one in acceptable])
+    got, exact = as_float64(got), values[0]
+    scale = as_float64(getattr(acceptable[0], f"{name}_scale", 0.0))
     narrow = torch.finfo(dtype)
     allowed = (tolerance.relative + narrow.eps) * exact.abs() + tolerance.absolute * scale
     allowed = allowed + UNDERFLOW + narrow.smallest_normal * narrow.eps
