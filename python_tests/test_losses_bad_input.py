@@ -55,7 +55,6 @@ ARGUMENT_CASES: list[Case] = [
     ),
     ("scalar T", {"temperature": 1.0}, TypeError, "temperature must be a torch.Tensor, got float"),
     ("deep P", {"top_p": torch.ones(3, 1)}, ValueError, "top_p must have shape [3], got [3, 1]"),
-    ("integer P", {"top_p": torch.ones(3).long()}, TypeError, "top_p must be"),
     (
         "short labels",
         {"labels": torch.zeros(2).long()},
@@ -107,7 +106,7 @@ ROW_CASES: list[Case] = [
         "nothing finite",
         {"logits": arguments()["logits"].index_fill(0, torch.tensor(1), -INF)},
         ValueError,
-        "logits must have a finite value, got none",
+        "got none in row 1",
     ),
     ("nan T", with_value("temperature", NAN), ValueError, "temperature must be"),
     ("infinite T", with_value("temperature", INF), ValueError, "temperature must be"),
@@ -121,9 +120,9 @@ ROW_CASES: list[Case] = [
     ("nan P", with_value("top_p", NAN), ValueError, "top_p must be in [0, 1], got nan"),
     ("P above 1", with_value("top_p", 1.5), ValueError, "top_p must be in [0, 1], got 1.5"),
     ("P below 0", with_value("top_p", -0.1), ValueError, "top_p must be in [0, 1], got -0.1"),
-    ("large label", with_value("labels", 4), ValueError, "labels must be in 0 .. 3 or -100, got 4"),
-    ("negative label", with_value("labels", -1), ValueError, "must be in 0 .. 3 or -100, got -1"),
-    ("huge label", with_value("labels", 2**62), ValueError, f"or -100, got {2**62}"),
+    ("large label", with_value("labels", 4), ValueError, "or ignore_index, got 4"),
+    ("negative label", with_value("labels", -1), ValueError, "or ignore_index, got -1"),
+    ("huge label", with_value("labels", 2**62), ValueError, f"or ignore_index, got {2**62}"),
 ]
 
 
