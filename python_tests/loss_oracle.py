@@ -39,7 +39,8 @@ class ExactLoss:
     """One weighted loss of one row, its gradients, and scales to judge their errors by.
 
     The scale of a gradient is what its terms would sum to without their signs: where they cancel,
-    nothing else says how large an error is. The scale of the loss is its probability_eps.
+    nothing else says how large an error is. The scale of the loss is its probability_eps, that of
+    d_top_p, where the label is before the cut, what it would be with a whole mass beyond it.
     """
 
     loss: float
@@ -47,6 +48,7 @@ class ExactLoss:
     d_top_p: float  # 0 for the temperature loss
     loss_scale: float
     d_temperature_scale: float
+    d_top_p_scale: float
     of_logits: Callable[[], tuple[Tensor, Tensor]]  # d_logits and its scale, only when asked for
 
     @functools.cached_property
@@ -64,7 +66,7 @@ class ExactLoss:
     @staticmethod
     def zero(vocab: int) -> ExactLoss:
         zeros = torch.zeros(vocab, dtype=torch.float64)
-        return ExactLoss(0.0, 0.0, 0.0, 0.0, 0.0, lambda: (zeros, zeros))
+        return ExactLoss(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, lambda: (zeros, zeros))
 
 
 def as_float32(value: float) -> float:
@@ -164,6 +166,7 @@ def exact_temperature_loss(
         d_top_p=0.0,
         loss_scale=0.0,
         d_temperature_scale=moves * scale * float(terms.abs().sum()),
+        d_top_p_scale=0.0,
         of_logits=of_logits,
     )
 
@@ -236,6 +239,7 @@ def exact_soft_top_p_loss(
         d_top_p=weight * d_top_p,
         loss_scale=weight * eps,
         d_temperature_scale=moves * scale * ratio * d_temperature_scale,
+        d_top_p_scale=0.0 if label_in_tail else weight * ratio * a / total,
         of_logits=of_logits,
     )
 
@@ -243,9 +247,9 @@ def exact_soft_top_p_loss(
 # How results are judged
 
 # A cumulative mass may be off by this: near the cut, any top_p this close decides what is right.
-# top_p = 0 and 1 have no such slack.
+# top_p = 0 and 1 have no such slack. The same share of all mass is allowed for in d_top_p.
 MASS_SLACK = 2e-7
-UNDERFLOW = 1e-37  # below the normal float32 numbers a result may be anything of that size
+NEGLIGIBLE = 1e-30  # what nobody trains on: a result this small may be anything of that size
 FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
@@ -275,10 +279,10 @@ def error_share(
     tolerance = TOLERANCES[name]
     values = torch.stack([as_float64(getattr(one, name)) for one in acceptable])
     got, exact = as_float64(got), values[0]
-    scale = as_float64(getattr(acceptable[0], f"{name}_scale", 0.0))
+    scale = as_float64(getattr(acceptable[0], f"{name}_scale"))
     narrow = torch.finfo(dtype)
     allowed = (tolerance.relative + narrow.eps) * exact.abs() + tolerance.absolute * scale
-    allowed = allowed + UNDERFLOW + narrow.smallest_normal * narrow.eps
+    allowed = allowed + NEGLIGIBLE + narrow.smallest_normal * narrow.eps
     error = torch.maximum(values.amin(0) - got, got - values.amax(0)).clamp(min=0)
     infinite = torch.where(got == exact.sign() * torch.inf, 0.0, torch.inf)
     share = torch.where(exact.abs() > FLOAT32_MAX, infinite, error / allowed)
