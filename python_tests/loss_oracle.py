@@ -50,6 +50,7 @@ class ExactLoss:
     d_temperature_scale: float
     d_top_p_scale: float
     of_logits: Callable[[], tuple[Tensor, Tensor]]  # d_logits and its scale, only when asked for
+    temperature: float = 1.0
 
     @functools.cached_property
     def _of_logits(self) -> tuple[Tensor, Tensor]:
@@ -168,6 +169,7 @@ def exact_temperature_loss(
         d_temperature_scale=moves * scale * float(terms.abs().sum()),
         d_top_p_scale=0.0,
         of_logits=of_logits,
+        temperature=softmax.temperature,
     )
 
 
@@ -241,6 +243,7 @@ def exact_soft_top_p_loss(
         d_temperature_scale=moves * scale * ratio * d_temperature_scale,
         d_top_p_scale=0.0 if label_in_tail else weight * ratio * a / total,
         of_logits=of_logits,
+        temperature=softmax.temperature,
     )
 
 
@@ -249,7 +252,9 @@ def exact_soft_top_p_loss(
 # A cumulative mass may be off by this: near the cut, any top_p this close decides what is right.
 # top_p = 0 and 1 have no such slack. The same share of all mass is allowed for in d_top_p.
 MASS_SLACK = 2e-7
-NEGLIGIBLE = 1e-30  # what nobody trains on: a result this small may be anything of that size
+# Below this a loss, or a gradient in its own unit (1/T for those in T and in the logits), may be
+# anything of that size: nobody trains on it.
+NEGLIGIBLE = 1e-30
 FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
@@ -282,7 +287,8 @@ def error_share(
     scale = as_float64(getattr(acceptable[0], f"{name}_scale"))
     narrow = torch.finfo(dtype)
     allowed = (tolerance.relative + narrow.eps) * exact.abs() + tolerance.absolute * scale
-    allowed = allowed + NEGLIGIBLE + narrow.smallest_normal * narrow.eps
+    unit = acceptable[0].temperature if name in ("d_temperature", "d_logits") else 1.0
+    allowed = allowed + NEGLIGIBLE / unit + narrow.smallest_normal * narrow.eps
     error = torch.maximum(values.amin(0) - got, got - values.amax(0)).clamp(min=0)
     infinite = torch.where(got == exact.sign() * torch.inf, 0.0, torch.inf)
     share = torch.where(exact.abs() > FLOAT32_MAX, infinite, error / allowed)
