@@ -288,7 +288,7 @@ def error_share(
     narrow = torch.finfo(dtype)
     allowed = (tolerance.relative + narrow.eps) * exact.abs() + tolerance.absolute * scale
     unit = acceptable[0].temperature if name in ("d_temperature", "d_logits") else 1.0
-    allowed = allowed + NEGLIGIBLE / unit + narrow.smallest_normal * narrow.eps
+    allowed = allowed + NEGLIGIBLE / min(unit, 1.0) + narrow.smallest_normal * narrow.eps
     error = torch.maximum(values.amin(0) - got, got - values.amax(0)).clamp(min=0)
     infinite = torch.where(got == exact.sign() * torch.inf, 0.0, torch.inf)
     share = torch.where(exact.abs() > FLOAT32_MAX, infinite, error / allowed)
