@@ -254,8 +254,7 @@ def exact_soft_top_p_loss(
 MASS_SLACK = 2e-7
 # Below this a loss, or a gradient in its own unit (1/T for those in T and in the logits), may be
 # anything of that size: nobody trains on it.
-NEGLIGIBLE = 1e-30
-FLOAT32_MAX = torch.finfo(torch.float32).max
+NEGLIGIBLE = 1e-25
 
 
 def acceptable_soft_top_p_losses(
@@ -275,7 +274,8 @@ def error_share(
     Args:
         name: field of ExactLoss.
         acceptable: the exact value, then others; a result between any two of them is right.
-        dtype: of the result, whose own rounding is allowed for.
+        dtype: of the result, whose own rounding is allowed for. Beyond its largest number only the
+            infinity of the right sign is right.
     """
 
     def as_float64(value: float | Tensor) -> Tensor:
@@ -291,5 +291,5 @@ def error_share(
     allowed = allowed + NEGLIGIBLE / min(unit, 1.0) + narrow.smallest_normal * narrow.eps
     error = torch.maximum(values.amin(0) - got, got - values.amax(0)).clamp(min=0)
     infinite = torch.where(got == exact.sign() * torch.inf, 0.0, torch.inf)
-    share = torch.where(exact.abs() > FLOAT32_MAX, infinite, error / allowed)
+    share = torch.where(exact.abs() > narrow.max, infinite, error / allowed)
     return share.nan_to_num(nan=torch.inf, posinf=torch.inf)

@@ -52,7 +52,9 @@ TOLERANCES = {
     "d_top_p": Tolerance(
         1e-4, 2e-7, "a multiple of the mass beyond the cut, which is known to 2e-7 of all mass"
     ),
-    "d_logits": Tolerance(1e-4, 1e-5, "as d_temperature, each element with its own scale"),
+    "d_logits": Tolerance(
+        1e-3, 1e-5, "light tokens beside each other share what the mass before them does to them"
+    ),
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import adversarial
+import losses_accuracy
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -171,6 +172,13 @@ def check_row(row: Tensor, temperature: float, top_p: float, options: LossOption
     labels = labels_around(row, temperature, top_p)
     parameters = (torch.full((len(labels),), value) for value in (temperature, top_p))
     assert_losses_exact(row.expand(len(labels), -1), *parameters, labels, options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_labels_around_the_cut_of_a_language_models_rows(backend: str, dtype: torch.dtype) -> None:
+    for case in losses_accuracy.cases(adversarial.LARGE_VOCAB, dtype, every=19):
+        assert_losses_exact(case.logits, case.temperature, case.top_p, case.labels)
 
 
 @pytest.mark.slow
