@@ -39,6 +39,18 @@ def _bytes_of(storage: torch.UntypedStorage) -> Tensor:
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
+class _Moved(torch.autograd.Function):
+    """Stands for a CPU tensor on the device; its gradient goes back to that tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, moved: Tensor) -> Tensor:
+        return moved.view_as(moved)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.cpu(), None
+
+
 class _Copies:
     """The storages of one call: each is copied once, however many tensors look into it."""
 
@@ -59,7 +71,7 @@ class _Copies:
         offset = value.storage_offset() + _FENCE // value.element_size()
         moved = torch.empty(0, dtype=value.dtype, device=self.device)
         moved.set_(fenced.untyped_storage(), offset, value.shape, value.stride())
-        return moved.requires_grad_(value.requires_grad)
+        return _Moved.apply(value, moved) if value.requires_grad else moved
 
     def argument(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -94,8 +106,8 @@ class OpsOnDevice:
     rows are called with check=True. The default of CUDA has tests of its own.
     """
 
-    NAMES = ("sample", "filter_logits", "distribution_stats", "kept_indices", "decode_step")
-    CHECKED = ("sample", "kept_indices", "decode_step")
+    CHECKED = ("sample", "kept_indices", "decode_step", "autodeco_loss", "soft_top_p_loss")
+    NAMES = (*CHECKED, "filter_logits", "distribution_stats")
 
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)

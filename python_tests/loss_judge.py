@@ -1,4 +1,4 @@
-"""Runs autodeco_ext.autodeco_loss row by row and judges every result with loss_oracle.py."""
+"""Arguments for autodeco_ext.autodeco_loss, and a judge of each result of each row."""
 
 from __future__ import annotations
 
@@ -14,11 +14,38 @@ from loss_oracle import (
     error_share,
     exact_temperature_loss,
 )
+from oracle import make_rows
 from torch import Tensor
 
 import autodeco_ext
 
 IGNORE = -100
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_arguments(
+    kind: str, rows: int, vocab: int, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """logits, T, P, labels; half of the labels are likely tokens, half are any."""
+    random = generator(seed)
+    logits = make_rows(kind, rows, vocab, dtype, random)
+    temperature = 0.05 + 1.95 * torch.rand(rows, generator=random)
+    top_p = torch.rand(rows, generator=random)
+    likely = torch.multinomial(logits.float().softmax(-1), 1, generator=random)[:, 0]
+    anywhere = torch.randint(vocab, (rows,), generator=random)
+    labels = torch.where(torch.arange(rows) % 2 == 0, likely, anywhere)
+    return logits, temperature, top_p, labels
+
+
+def of_each_label(row: Tensor, temperature: float, top_p: float):
+    """One row as often as it has columns, each time with another label."""
+    vocab = row.shape[-1]
+    parameters = (torch.full((vocab,), value) for value in (temperature, top_p))
+    return row.expand(vocab, vocab), *parameters, torch.arange(vocab)
 
 
 class LossResults(NamedTuple):
@@ -73,7 +100,8 @@ def run_losses(
         inputs = (temperature, top_p, logits) if with_logits else (temperature, top_p)
         found = torch.autograd.grad(part.sum(), inputs, retain_graph=True, materialize_grads=True)
         gradients.append((*found, None)[:3])
-    assert (gradients[0][1] == 0).all(), "the temperature loss must not depend on top_p"
+    unrelated = (gradients[0][1] == 0) | result.temperature_loss.isnan()
+    assert unrelated.all(), "the temperature loss must not depend on top_p"
     return LossResults(
         result.temperature_loss.detach(),
         result.top_p_loss.detach(),
@@ -103,8 +131,9 @@ def worst_shares(
 ) -> Tensor:
     """The error of each result as a share of what is allowed, [rows, 7] in the order of got."""
     shares = torch.zeros(len(labels), len(got), dtype=torch.float64)
+    one_row = SortedRow(logits[0]) if len(labels) and logits.stride(0) == 0 else None
     for i, label in enumerate(labels.tolist()):
-        row = SortedRow(logits[i])
+        row = one_row or SortedRow(logits[i])
         arguments = (float(temperature[i]), label, options)
         nothing = [ExactLoss.zero(row.vocab)]
         of_temperature, of_top_p = nothing, nothing

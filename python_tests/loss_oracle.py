@@ -8,7 +8,9 @@ remainder, so that small losses and gradients keep their digits.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -32,31 +34,77 @@ RELEASED = LossOptions()
 MEGATRON = LossOptions(megatron=True, temperature_clamp=0.0, top_p_temperature_clamp=0.0)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class ExactLoss:
     """One weighted loss of one row, its gradients, and scales to judge their errors by.
 
     The scale of a gradient is what its terms would sum to without their signs: where they cancel,
-    nothing else says how large an error is. The scale of the loss is its probability_eps.
+    nothing else says how large an error is. The scale of the loss is its probability_eps, that of
+    d_top_p, where the label is before the cut, what it would be with a whole mass beyond it.
     """
 
     loss: float
     d_temperature: float
     d_top_p: float  # 0 for the temperature loss
-    d_logits: Tensor  # [vocab]
     loss_scale: float
     d_temperature_scale: float
-    d_logits_scale: Tensor  # [vocab]
+    d_top_p_scale: float
+    of_logits: Callable[[], tuple[Tensor, Tensor]]  # d_logits and its scale, only when asked for
+    temperature: float = 1.0
+
+    @functools.cached_property
+    def _of_logits(self) -> tuple[Tensor, Tensor]:
+        return self.of_logits()
+
+    @property
+    def d_logits(self) -> Tensor:  # [vocab]
+        return self._of_logits[0]
+
+    @property
+    def d_logits_scale(self) -> Tensor:  # [vocab]
+        return self._of_logits[1]
 
     @staticmethod
     def zero(vocab: int) -> ExactLoss:
         zeros = torch.zeros(vocab, dtype=torch.float64)
-        return ExactLoss(0.0, 0.0, 0.0, zeros, 0.0, 0.0, zeros)
+        return ExactLoss(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, lambda: (zeros, zeros))
 
 
 def as_float32(value: float) -> float:
     """Temperature, top_p and the clamps they are compared with are float32 numbers."""
     return float(torch.tensor(value, dtype=torch.float32))
+
+
+class _Softmax:
+    """softmax(l / T) in rank order, with running sums accurate from either end."""
+
+    def __init__(self, below: Tensor, temperature: float) -> None:
+        self.temperature = temperature
+        self.x = below / temperature
+        self.weights = (-self.x).exp()
+        self.sum = float(self.weights.sum())
+        self.p = self.weights / self.sum
+        self.slope = float((self.p * self.x).sum()) - self.x  # T dlnp/dT of every token
+
+    def probability(self, rank: int) -> float:
+        return math.exp(-float(self.x[rank])) / self.sum
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 (as short-lived as its row)
+    def running(self, exclusive: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Mass up to every rank, mass left after it, and running sums of p * slope."""
+        mass, left = _running(self.p, exclusive)
+        drift, drift_left = _running(self.p * self.slope, exclusive)
+        # All of p * slope sums to zero, so that either end gives the other.
+        return mass, left, torch.where(mass > 0.5, -drift_left, drift)
+
+
+def _running(values: Tensor, exclusive: bool) -> tuple[Tensor, Tensor]:
+    """Sums of what comes before and of what is left after every rank, which itself is in one."""
+    before, left = values.cumsum(0), values.flip(0).cumsum(0).flip(0)
+    none = torch.zeros(1, dtype=torch.float64)
+    if exclusive:
+        return torch.cat([none, before[:-1]]), left
+    return before, torch.cat([left[1:], none])
 
 
 class SortedRow:
@@ -69,6 +117,10 @@ class SortedRow:
         self.order = order[:count]
         self.below = (ordered[0].double() - ordered[:count].double()).abs()  # max - l, ascending
 
+    @functools.lru_cache(maxsize=3)  # noqa: B019 (as short-lived as the row)
+    def softmax(self, temperature: float) -> _Softmax:
+        return _Softmax(self.below, temperature)
+
     def rank(self, label: int) -> int | None:
         """Place of a token in the order; None if its logit is -inf."""
         places = (self.order == label).nonzero()
@@ -78,32 +130,9 @@ class SortedRow:
         return torch.zeros(self.vocab, dtype=torch.float64).scatter(0, self.order, by_rank)
 
 
-class _Softmax:
-    """softmax(l / T) in rank order, with running sums accurate from either end."""
-
-    def __init__(self, row: SortedRow, temperature: float, label_rank: int) -> None:
-        self.temperature = temperature
-        self.x = row.below / temperature
-        self.others = torch.arange(len(self.x)) != label_rank
-        weights = (-self.x).exp()
-        self.sum = float(weights.sum())
-        self.others_sum = float(weights[self.others].sum())
-        self.p = weights / self.sum
-        self.x_label = float(self.x[label_rank])
-        self.x_mean = float((self.p * self.x).sum())
-        self.slope = self.x_mean - self.x  # T dlnp/dT of every token
-
-    def label_probability(self) -> float:
-        return math.exp(-self.x_label) / self.sum
-
-
-def _running(values: Tensor, exclusive: bool) -> tuple[Tensor, Tensor]:
-    """Sums of what comes before and of what is left after every rank, which itself is in one."""
-    before, left = values.cumsum(0), values.flip(0).cumsum(0).flip(0)
-    none = torch.zeros(1, dtype=torch.float64)
-    if exclusive:
-        return torch.cat([none, before[:-1]]), left
-    return before, torch.cat([left[1:], none])
+def without(values: Tensor, rank: int) -> float:
+    """The sum of all values but one."""
+    return float(values[:rank].sum() + values[rank + 1 :].sum())
 
 
 def exact_temperature_loss(
@@ -113,29 +142,34 @@ def exact_temperature_loss(
     if rank is None:
         return ExactLoss.zero(row.vocab)
     temperature, clamp = as_float32(temperature), as_float32(options.temperature_clamp)
-    softmax = _Softmax(row, max(temperature, clamp), rank)
-    of_weight = softmax if options.megatron else _Softmax(row, 1.0, rank)
-    weight = of_weight.label_probability()
+    softmax = row.softmax(max(temperature, clamp))
+    weight = (softmax if options.megatron else row.softmax(1.0)).probability(rank)
     if weight == 0:
         return ExactLoss.zero(row.vocab)
-    x_label = softmax.x_label
+    x_label, others_sum = float(softmax.x[rank]), without(softmax.weights, rank)
     if x_label < 1:
-        cross_entropy = math.log1p(softmax.others_sum * math.exp(x_label))
+        cross_entropy = math.log1p(others_sum * math.exp(x_label))
     else:
         cross_entropy = math.log(softmax.sum) + x_label
     scale = weight / softmax.temperature
     terms = softmax.p * (softmax.x - x_label)
-    d_logits = scale * softmax.p
-    d_logits[rank] = -scale * softmax.others_sum / softmax.sum
+
+    def of_logits() -> tuple[Tensor, Tensor]:
+        by_rank = scale * softmax.p
+        by_rank[rank] = -scale * others_sum / softmax.sum
+        gradient = row.by_column(by_rank)
+        return gradient, gradient.abs()
+
     moves = float(temperature >= clamp)
     return ExactLoss(
         loss=weight * cross_entropy,
         d_temperature=moves * scale * float(terms.sum()),
         d_top_p=0.0,
-        d_logits=row.by_column(d_logits),
         loss_scale=0.0,
         d_temperature_scale=moves * scale * float(terms.abs().sum()),
-        d_logits_scale=row.by_column(d_logits.abs()),
+        d_top_p_scale=0.0,
+        of_logits=of_logits,
+        temperature=softmax.temperature,
     )
 
 
@@ -147,24 +181,22 @@ def exact_soft_top_p_loss(
     if rank is None:
         return ExactLoss.zero(row.vocab)
     temperature, clamp = as_float32(temperature), as_float32(options.top_p_temperature_clamp)
-    softmax = _Softmax(row, max(temperature, clamp), rank)
-    weight = _Softmax(row, 1.0, rank).label_probability()
+    softmax = row.softmax(max(temperature, clamp))
+    weight = row.softmax(1.0).probability(rank)
     if weight == 0:
         return ExactLoss.zero(row.vocab)
-    a, p, slope, others = options.steepness, softmax.p, softmax.slope, softmax.others
+    a, p = options.steepness, softmax.p
 
-    mass, mass_left = _running(p, options.exclusive)
+    mass, mass_left, drift = softmax.running(options.exclusive)
     over = torch.where(mass > 0.5, (1.0 - top_p) - mass_left, mass - top_p)  # C - P
     tail = over > 0
-    soft = p * torch.where(tail, (-a * over).exp(), 1.0)
-    # Running sums of p * slope; they sum to zero, so that either end gives the other.
-    drift, drift_left = _running(p * slope, options.exclusive)
-    drift = torch.where(mass > 0.5, -drift_left, drift)
-    pull = slope - a * tail.double() * drift  # T dln(soft)/dT
+    decay = torch.where(tail, (-a * over).exp(), 1.0)
+    soft = p * decay
+    pull = softmax.slope - a * tail.double() * drift  # T dln(soft)/dT
 
     head_mass, tail_mass = float(soft[~tail].sum()), float(soft[tail].sum())
     total = head_mass + tail_mass + options.mass_eps
-    rest = float(soft[others].sum()) + options.mass_eps
+    rest = without(soft, rank) + options.mass_eps
     q = float(soft[rank]) / total
     eps = options.probability_eps
     ratio = q / (q + eps) if q > 0 else 0.0
@@ -177,50 +209,52 @@ def exact_soft_top_p_loss(
 
     # d ln q / dT = pull[label] - mean of pull under soft; the label's own share is taken out.
     own = -float(pull[rank])
-    terms = (soft * pull)[others]
-    d_temperature = own * rest / total + float(terms.sum()) / total
-    d_temperature_scale = abs(own) * rest / total + float(terms.abs().sum()) / total
+    terms = soft * pull
+    d_temperature = own * rest / total + without(terms, rank) / total
+    d_temperature_scale = abs(own) * rest / total + without(terms.abs(), rank) / total
 
-    tail_soft = soft * tail
-    left = tail_soft.flip(0).cumsum(0).flip(0)  # of the ranks whose C a token is part of
-    last_before = rank - 1 if options.exclusive else rank
-    if options.exclusive:
-        left = torch.cat([left[1:], torch.zeros(1, dtype=torch.float64)])
-    before_label = (torch.arange(len(p)) <= last_before).double()
-    h = (ratio / total) * ((-a * over).exp().where(tail, 1.0) - a * left)
-    shift = a * ratio * label_in_tail * before_label
-    label_mass = label_in_tail * float(mass[rank])
-    mean = (
-        -ratio
-        + (ratio / total) * (head_mass + tail_mass - a * float((tail_soft * mass).sum()))
-        + a * ratio * label_mass
-    )
-    d_logits = p * (h + shift - mean)
-    d_logits[rank] = -d_logits[others].sum()
-    spread = (ratio / total) * (1.0 + a * left) + shift + ratio + a * ratio * label_mass
-    d_logits_scale = p * (spread + a * (ratio / total) * float((tail_soft * mass).sum()))
-    d_logits_scale[rank] = d_logits_scale[others].sum()
+    scale = weight / softmax.temperature
+
+    def of_logits() -> tuple[Tensor, Tensor]:
+        in_tail = soft * tail
+        left = in_tail.flip(0).cumsum(0).flip(0)  # of the ranks whose C a token is part of
+        before_label = torch.arange(len(p)) < rank
+        if options.exclusive:
+            left = torch.cat([left[1:], torch.zeros(1, dtype=torch.float64)])
+        else:
+            before_label[rank] = True
+        shift = a * ratio * label_in_tail * before_label.double()
+        tail_moment = a * (ratio / total) * float((in_tail * mass).sum())
+        label_moment = a * ratio * label_in_tail * float(mass[rank])
+        mean = (ratio / total) * (head_mass + tail_mass) - ratio - tail_moment + label_moment
+        by_rank = p * ((ratio / total) * (decay - a * left) + shift - mean)
+        by_rank[rank] = -without(by_rank, rank)
+        spread = (ratio / total) * (1.0 + a * left) + shift + ratio + tail_moment + label_moment
+        spread = p * spread
+        spread[rank] = without(spread, rank)
+        return row.by_column(scale * by_rank), row.by_column(scale * spread)
 
     moves = float(temperature >= clamp)
-    scale = weight / softmax.temperature
     return ExactLoss(
         loss=weight * loss,
         d_temperature=-moves * scale * ratio * d_temperature,
         d_top_p=weight * d_top_p,
-        d_logits=row.by_column(scale * d_logits),
         loss_scale=weight * eps,
         d_temperature_scale=moves * scale * ratio * d_temperature_scale,
-        d_logits_scale=row.by_column(scale * d_logits_scale),
+        d_top_p_scale=0.0 if label_in_tail else weight * ratio * a / total,
+        of_logits=of_logits,
+        temperature=softmax.temperature,
     )
 
 
 # How results are judged
 
 # A cumulative mass may be off by this: near the cut, any top_p this close decides what is right.
-# top_p = 0 and 1 have no such slack.
+# top_p = 0 and 1 have no such slack. The same share of all mass is allowed for in d_top_p.
 MASS_SLACK = 2e-7
-UNDERFLOW = 1e-37  # below the normal float32 numbers a result may be anything of that size
-FLOAT32_MAX = torch.finfo(torch.float32).max
+# Below this a loss, or a gradient in its own unit (1/T for those in T and in the logits), may be
+# anything of that size: nobody trains on it.
+NEGLIGIBLE = 1e-25
 
 
 def acceptable_soft_top_p_losses(
@@ -240,16 +274,22 @@ def error_share(
     Args:
         name: field of ExactLoss.
         acceptable: the exact value, then others; a result between any two of them is right.
-        dtype: of the result, whose own rounding is allowed for.
+        dtype: of the result, whose own rounding is allowed for. Beyond its largest number only the
+            infinity of the right sign is right.
     """
+
+    def as_float64(value: float | Tensor) -> Tensor:
+        return torch.as_tensor(value, dtype=torch.float64)
+
     tolerance = TOLERANCES[name]
-    values = torch.stack([torch.as_tensor(getattr(one, name)).double() for one in acceptable])
-    got, exact = torch.as_tensor(got).double(), values[0]
-    scale = torch.as_tensor(getattr(acceptable[0], f"{name}_scale", 0.0))
+    values = torch.stack([as_float64(getattr(one, name)) for one in acceptable])
+    got, exact = as_float64(got), values[0]
+    scale = as_float64(getattr(acceptable[0], f"{name}_scale"))
     narrow = torch.finfo(dtype)
     allowed = (tolerance.relative + narrow.eps) * exact.abs() + tolerance.absolute * scale
-    allowed = allowed + UNDERFLOW + narrow.smallest_normal * narrow.eps
+    unit = acceptable[0].temperature if name in ("d_temperature", "d_logits") else 1.0
+    allowed = allowed + NEGLIGIBLE / min(unit, 1.0) + narrow.smallest_normal * narrow.eps
     error = torch.maximum(values.amin(0) - got, got - values.amax(0)).clamp(min=0)
     infinite = torch.where(got == exact.sign() * torch.inf, 0.0, torch.inf)
-    share = torch.where(exact.abs() > FLOAT32_MAX, infinite, error / allowed)
+    share = torch.where(exact.abs() > narrow.max, infinite, error / allowed)
     return share.nan_to_num(nan=torch.inf, posinf=torch.inf)

@@ -130,7 +130,7 @@ def test_errors_are_judged_by_the_table() -> None:
         assert error_share(value * (1 + 3 * relative), name, acceptable) > 1
         assert error_share(math.nan, name, acceptable) == INF
     off = exact.d_logits.clone()
-    off[2] += 1e-3 * off[2].abs()
+    off[2] += 1e-2 * off[2].abs()
     assert (error_share(off, "d_logits", acceptable) > 1).tolist() == [False, False, True]
     # One float32 step of top_p is within the slack; the sign of dP on the cut may be either.
     acceptable = acceptable_soft_top_p_losses(row, 1.0, 0.8, 1)
