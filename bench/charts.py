@@ -13,7 +13,13 @@ matplotlib.use("Agg")  # no display
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+)
 
 from bench.cases import FLOOR, OURS
 from bench.summary import median
@@ -23,7 +29,7 @@ _COLORS = [color for i, color in enumerate(pyplot.get_cmap("tab10").colors) if i
 _DASHES = ("-", "-.", ":")
 _HATCHES = ("", "//", "..")
 _GOAL_VOCAB = 151936
-_GOAL_ROWS = 64
+_GOAL_ROWS = {"cpu": 1, "gpu": 64}
 
 
 class Panels:
@@ -73,7 +79,7 @@ class Panels:
             self.figure.legend(
                 [handles[name] for name in order], order, loc="outside right upper", frameon=False
             )
-        self.figure.suptitle(title)
+        self.figure.suptitle(title, x=0.01, ha="left")  # the legend is on the right
         self.figure.supxlabel(caption, fontsize=8, color="dimgrey")
         return self.figure
 
@@ -92,28 +98,39 @@ def _usual(records: list[dict], key: str, preferred: object) -> Any:
     return preferred if preferred in counts else counts.most_common(1)[0][0]
 
 
+def _of_one_distribution(result: dict) -> tuple[list[dict], str]:
+    """Timed records of the peaked rows, or else of the distribution that most records have."""
+    timed = _timed(result["records"])
+    distribution = _usual(timed, "distribution", "peaked")
+    return _timed(timed, distribution=distribution), distribution
+
+
 def _ticks(axis, values: Iterable[float], text: Callable[[float], str] = str) -> None:
     axis.set_major_locator(FixedLocator(sorted(set(values))))
     axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     axis.set_minor_locator(NullLocator())
 
 
-def _microseconds(axes: Axes, label: str) -> None:
+def _log_scale(axes: Axes, label: str, unit: str = "") -> None:
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{unit}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)
 
 
-def _lines(panels: Panels, op: str, records: list[dict], key: str, divide_by_key: bool) -> None:
+def _lines(
+    panels: Panels, op: str, records: list[dict], key: str, value: Callable[[dict], float]
+) -> None:
     for provider in dict.fromkeys(record["provider"] for record in records):
-        points = sorted(
-            (r[key], median(r) / (r[key] if divide_by_key else 1))
-            for r in records
-            if r["provider"] == provider
-        )
+        points = sorted((r[key], value(r)) for r in records if r["provider"] == provider)
         panels.axes[op].plot(*zip(*points, strict=True), label=provider, **panels.style(provider))
+
+
+def _usual_rows(result: dict, records: list[dict]) -> int:
+    return _usual(records, "rows", _GOAL_ROWS["gpu" if "gpu" in result["machine"] else "cpu"])
 
 
 def _usual_dtype(result: dict, records: list[dict]) -> str:
@@ -122,33 +139,51 @@ def _usual_dtype(result: dict, records: list[dict]) -> str:
 
 def latency(result: dict, panels: Panels, caption: str) -> Figure:
     """Time of a call by vocabulary, at one number of rows."""
-    peaked = _timed(result["records"], distribution="peaked")
-    dtype = _usual_dtype(result, peaked)
-    rows = _usual(peaked, "rows", _GOAL_ROWS)
+    chosen, distribution = _of_one_distribution(result)
+    dtype = _usual_dtype(result, chosen)
+    rows = _usual_rows(result, chosen)
     for op, axes in panels.axes.items():
-        records = _timed(peaked, op=op, dtype=dtype, rows=rows)
-        _lines(panels, op, records, "vocab", divide_by_key=False)
+        records = _timed(chosen, op=op, dtype=dtype, rows=rows)
+        _lines(panels, op, records, "vocab", median)
         axes.set_title(op)
         axes.set_xlabel("vocabulary, thousands")
         _ticks(axes.xaxis, (r["vocab"] for r in records), lambda value: f"{value / 1000:.0f}")
-        _microseconds(axes, "microseconds a call")
-    return panels.finish(f"Time of a call: {_rows(rows)}, {dtype}, peaked", caption)
+        _log_scale(axes, "microseconds a call")
+    return panels.finish(f"Time of a call: {_rows(rows)}, {dtype}, {distribution}", caption)
 
 
 def scaling(result: dict, panels: Panels, caption: str) -> Figure:
     """Time of a row by the number of rows, at one vocabulary."""
-    peaked = _timed(result["records"], distribution="peaked")
-    dtype = _usual_dtype(result, peaked)
-    vocab = _usual(peaked, "vocab", _GOAL_VOCAB)
+    chosen, distribution = _of_one_distribution(result)
+    dtype = _usual_dtype(result, chosen)
+    vocab = _usual(chosen, "vocab", _GOAL_VOCAB)
     for op, axes in panels.axes.items():
-        records = _timed(peaked, op=op, dtype=dtype, vocab=vocab)
-        _lines(panels, op, records, "rows", divide_by_key=True)
+        records = _timed(chosen, op=op, dtype=dtype, vocab=vocab)
+        _lines(panels, op, records, "rows", lambda record: median(record) / record["rows"])
         axes.set_title(op)
         axes.set_xscale("log", base=2)
         axes.set_xlabel("rows of a call")
         _ticks(axes.xaxis, (r["rows"] for r in records), lambda value: f"{value:g}")
-        _microseconds(axes, "microseconds a row")
-    return panels.finish(f"Time of a row: V = {vocab}, {dtype}, peaked", caption)
+        _log_scale(axes, "microseconds a row")
+    return panels.finish(f"Time of a row: V = {vocab}, {dtype}, {distribution}", caption)
+
+
+def memory(result: dict, panels: Panels, caption: str) -> Figure:
+    """Most memory a call holds besides its input, by the number of rows, at one vocabulary."""
+    chosen, distribution = _of_one_distribution(result)
+    measured = [record for record in chosen if "extra_bytes" in record]
+    dtype = _usual_dtype(result, measured)
+    vocab = _usual(measured, "vocab", _GOAL_VOCAB)
+    for op, axes in panels.axes.items():
+        records = _timed(measured, op=op, dtype=dtype, vocab=vocab)
+        # Less than what can be measured would have no place on the scale.
+        _lines(panels, op, records, "rows", lambda record: max(record["extra_bytes"] / 1e6, 0.1))
+        axes.set_title(op)
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("rows of a call")
+        _ticks(axes.xaxis, (r["rows"] for r in records), lambda value: f"{value:g}")
+        _log_scale(axes, "megabytes, 0.1 or more")
+    return panels.finish(f"Memory of a call: V = {vocab}, {dtype}, {distribution}", caption)
 
 
 def speed_up(result: dict, panels: Panels, caption: str) -> Figure:
@@ -156,7 +191,7 @@ def speed_up(result: dict, panels: Panels, caption: str) -> Figure:
     records = [r for r in _timed(result["records"]) if "ratio_to_autodeco_ext" in r]
     dtype = _usual_dtype(result, records)
     vocab = _usual(records, "vocab", _GOAL_VOCAB)
-    rows = _usual(records, "rows", _GOAL_ROWS)
+    rows = _usual_rows(result, records)
     for op, axes in panels.axes.items():
         chosen = [
             record
@@ -164,7 +199,8 @@ def speed_up(result: dict, panels: Panels, caption: str) -> Figure:
             if record["provider"] not in (OURS, FLOOR)
         ]
         providers = list(dict.fromkeys(r["provider"] for r in chosen))
-        distributions = list(dict.fromkeys(r["distribution"] for r in chosen))
+        # Also one without a bar, because every peer failed: the panels have the same places.
+        distributions = list(dict.fromkeys(r["distribution"] for r in _timed(records, op=op)))
         width = min(0.3, 0.8 / max(len(providers), 1))
         for index, provider in enumerate(providers):
             bars = {
@@ -184,14 +220,12 @@ def speed_up(result: dict, panels: Panels, caption: str) -> Figure:
             texts = [_short(ratio) for ratio in bars.values()]
             axes.bar_label(drawn, texts, fontsize=6, rotation=90, padding=2)
         axes.axhline(1, color="black", linewidth=1)
-        axes.set_yscale("log")
         axes.margins(y=0.2)  # room for the numbers
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} x"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        _log_scale(axes, "time over that of autodeco_ext", " x")
         axes.set_xticks(range(len(distributions)), distributions)
+        axes.set_xlim(-0.5, len(distributions) - 0.5)
         axes.set_title(op)
-        axes.set_ylabel("time over that of autodeco_ext")
-        axes.grid(alpha=0.3, axis="y")
+        axes.grid(visible=False, axis="x")
     return panels.finish(f"Speed-up: {_rows(rows)}, V = {vocab}, {dtype}", caption)
 
 
@@ -232,7 +266,7 @@ def floor_fraction(result: dict, panels: Panels, caption: str) -> Figure:
 def dtypes(result: dict, panels: Panels, caption: str) -> Figure:
     """Time of ours with the other dtypes over that with float32; a line per distribution."""
     ours = _timed(result["records"], provider=OURS)
-    rows = _usual(ours, "rows", _GOAL_ROWS)
+    rows = _usual_rows(result, ours)
     for op, axes in panels.axes.items():
         records = _timed(ours, op=op, rows=rows)
         times = {(r["dtype"], r["distribution"], r["vocab"]): median(r) for r in records}

@@ -59,6 +59,8 @@ PACKAGES = (
         r"|vllm/model_executor/warmup/jit_warmup(_triton_helper)?\.py"
         r"|vllm/utils/math_utils\.py",
     ),
+    Package("liger-kernel==0.8.5", "linear_losses", r"liger_kernel/.+\.py"),
+    Package("cut-cross-entropy==25.1.1", "linear_losses", r"cut_cross_entropy/.+\.py"),
     # llama-cpp-python has no wheel; this one's library exports llama.cpp's C interface.
     Package(
         "xllamacpp==2026.10.11549",
@@ -70,9 +72,9 @@ PACKAGES = (
 NAMES = tuple(dict.fromkeys(package.folder.split("/")[0] for package in PACKAGES))
 
 
-def requirement(folder: str) -> str:
-    """The package and version that a folder of bench/peers holds."""
-    return next(package.requirement for package in PACKAGES if package.folder == folder)
+def requirement(name: str) -> str:
+    """`name==version` of what is fetched."""
+    return next(p.requirement for p in PACKAGES if p.requirement.startswith(f"{name}=="))
 
 
 def download(package: Package, python: str | None, folder: Path) -> Path:

@@ -15,20 +15,28 @@ from pathlib import Path
 
 _VOCABS = "--vocab 32000 128256 151936 201088 262144"
 _OURS = "--provider autodeco_ext floor --seconds 0.1"
+_SAMPLING = "--op sample filter_logits distribution_stats kept_indices decode_step"
+_LOSS = "--op autodeco_loss"
 # Name of the result -> options of `python -m bench cpu`. Peers are slow, and so they are timed
 # where a goal or a chart needs them; our own time is taken for every shape.
 PARTS = {
-    "cpu": "--rows 1 8 64 --seconds 0.5",
-    "cpu-vocabularies": f"--rows 8 {_VOCABS} --distribution peaked --seconds 0.5",
-    "cpu-grid": f"{_OURS} --rows 1 8 64 {_VOCABS} --dtype float32 bfloat16",
-    "cpu-2-threads": f"{_OURS} --rows 1 8 64 --threads 2",
+    "cpu": f"{_SAMPLING} --rows 1 8 64 --seconds 0.5",
+    "cpu-vocabularies": f"{_SAMPLING} --rows 8 {_VOCABS} --distribution peaked --seconds 0.5",
+    "cpu-grid": f"{_SAMPLING} {_OURS} --rows 1 8 64 {_VOCABS} --dtype float32 bfloat16",
+    "cpu-2-threads": f"{_SAMPLING} {_OURS} --rows 1 8 64 --threads 2",
+    "cpu-loss": f"{_LOSS} --rows 1 8 --dtype float32 bfloat16 --seconds 0.5",
+    "cpu-loss-grid": f"{_LOSS} {_OURS} --rows 1 8 64 {_VOCABS}",
+    "cpu-linear-loss": "--op linear_autodeco_loss --rows 64 512 4096 --distribution gaussian5",
 }
 # Results -> the charts that are drawn of them.
 CHARTS = {
-    ("cpu",): "rows speed-up floor",
+    ("cpu",): "rows memory speed-up floor",
     ("cpu-vocabularies",): "latency",
     ("cpu-grid",): "dtypes",
     ("cpu", "cpu-2-threads"): "threads",
+    ("cpu-loss",): "speed-up memory floor",
+    ("cpu-loss-grid",): "latency",
+    ("cpu-linear-loss",): "rows memory",
 }
 
 

@@ -32,4 +32,5 @@ def shapes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list
     return [
         Shape(op, distribution, rows, vocab, dtype)
         for vocab, rows, distribution, dtype, op in names
+        if cases.has_distribution(op, distribution)
     ]

@@ -18,7 +18,7 @@ from bench.cases import FLOOR, OURS
 from bench.summary import median
 from bench.table import markdown
 
-CHARTS = ("latency", "rows", "speed-up", "floor", "dtypes", "threads")
+CHARTS = ("latency", "rows", "memory", "speed-up", "floor", "dtypes", "threads")
 
 
 def write(path: Path, folder: Path, names: Collection[str] = CHARTS) -> list[Path]:
@@ -36,6 +36,7 @@ def write(path: Path, folder: Path, names: Collection[str] = CHARTS) -> list[Pat
     drawings = {
         "latency": (charts.latency, differ("vocab")),
         "rows": (charts.scaling, differ("rows")),
+        "memory": (charts.memory, differ("rows") and any("extra_bytes" in r for r in timed)),
         "speed-up": (charts.speed_up, any(r["provider"] not in (OURS, FLOOR) for r in timed)),
         "floor": (charts.floor_fraction, any("fraction_of_floor" in r for r in timed)),
         "dtypes": (charts.dtypes, differ("dtype")),

@@ -37,7 +37,8 @@ class Shape(NamedTuple):
 class Inputs(NamedTuple):
     """What providers are called with: the arguments of every round, which differ in the logits."""
 
-    rounds: list[tuple[torch.Tensor, ...]]
+    rounds: list[tuple[Any, ...]]
+    checked: tuple[Any, ...]  # what is judged; those of the first round, or fewer of its rows
 
     def call(self, provider: Provider, number: int) -> Any:
         return provider.run(*self.rounds[number % len(self.rounds)])
@@ -53,19 +54,26 @@ def _logits(
 
 def make_inputs(shape: Shape, count: int, device: str) -> Inputs:
     op, distribution, rows, vocab, dtype = shape
+    make = getattr(cases.case(op), "inputs", None)
+    if make is not None:
+        return Inputs(*make(distribution, count, rows, vocab, dtype, device))
     logits = _logits(distribution, count, rows, vocab, dtype, device)
     temperature, top_p = parameters(rows, device)
-    return Inputs([cases.arguments(op, batch, temperature, top_p) for batch in logits])
+    rounds = [cases.arguments(op, batch, temperature, top_p) for batch in logits]
+    return Inputs(rounds, rounds[0])
 
 
 def verdict(op: str, provider: Provider, inputs: Inputs) -> str:
-    """OK, FAIL, «ERROR: ...» or «not checked: ...»."""
+    """OK, FAIL, «ERROR: ...», «not checked: ...», or why the provider cannot run."""
+    reason = provider.refuses(*inputs.rounds[0]) if provider.refuses else ""
+    if reason:
+        return reason
     try:
-        result = inputs.call(provider, 0)
+        result = provider.run(*inputs.checked)
         if provider.unchecked:
             return f"not checked: {provider.unchecked}"
         is_right = provider.is_right or cases.case(op).is_right
-        return OK if is_right(result, *inputs.rounds[0]) else FAIL
+        return OK if is_right(result, *inputs.checked) else FAIL
     except Exception as error:  # a peer's fault is a line of the table, not the end of the run
         first_line = (str(error).strip().splitlines() or [""])[0]
         return f"ERROR: {type(error).__name__}: {first_line[:200]}"
@@ -101,11 +109,14 @@ def run_on_cpu(shape: Shape, seconds: float, names: Collection[str] = ()) -> Ite
     )
     for name, check in checks.items():
         record = {**shape._asdict(), "provider": name, "check": check}
+        provider = providers[name]
         if name in timings:
             record["microseconds"] = timings[name]._asdict()
-            memory = extra_bytes(functools.partial(inputs.call, providers[name]))
+            memory = extra_bytes(functools.partial(inputs.call, provider))
             if memory is not None:
                 record["extra_bytes"] = memory
-        if isinstance(providers[name], Provider) and providers[name].package:
-            record["package"] = providers[name].package
+            if provider.errors is not None:
+                record["errors"] = provider.errors(provider.run(*inputs.checked), *inputs.checked)
+        if isinstance(provider, Provider) and provider.package:
+            record["package"] = provider.package
         yield record

@@ -42,10 +42,15 @@ def with_ratios(records: list[dict]) -> list[dict]:
     return result
 
 
+def largest_error(record: dict) -> float:
+    """Of the quantities of a record that has `errors`."""
+    return max(record["errors"].values())
+
+
 def line(record: dict) -> str:
     """One row of the table that a run prints."""
     head = (
-        f"{record['op']:<19}{record['distribution']:<10}{record['rows']:>5}{record['vocab']:>8} "
+        f"{record['op']:<21}{record['distribution']:<10}{record['rows']:>5}{record['vocab']:>8} "
         f"{record['dtype']:<9}{record['provider']:<24}"
     )
     time = record.get("microseconds")
@@ -62,6 +67,10 @@ def line(record: dict) -> str:
     ):
         if field in record:
             parts.append(text.format(record[field]))
+    if "extra_bytes" in record:
+        parts.append(f"{record['extra_bytes'] / 1e6:>8.1f} MB")
+    if "errors" in record:
+        parts.append(f"error {largest_error(record):.0e}")
     return head + " ".join(parts)
 
 

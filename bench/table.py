@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.cases import OURS
-from bench.summary import shape_of
+from bench.summary import largest_error, shape_of
 
 
 def markdown(result: dict) -> str:
@@ -12,7 +12,8 @@ def markdown(result: dict) -> str:
     parts = [
         f"{facts}\n\n`{result['command']}`\n",
         "Median time of one call (20th to 80th percentile for ours); in brackets how many times as "
-        "long as ours. GB/s and the fraction of the floor's speed are ours.\n",
+        "long as ours; then, where measured, the most memory it holds besides its input, and its "
+        "largest error. GB/s and the fraction of the floor's speed are ours.\n",
     ]
     records = result["records"]
     for op in dict.fromkeys(record["op"] for record in records):
@@ -41,12 +42,18 @@ def _cell(record: dict | None) -> str:
     time = record.get("microseconds")
     if time is None:
         return record["check"]
-    text = duration(time["median"])
+    parts = [duration(time["median"])]
+    ratio = record.get("ratio_to_autodeco_ext")
     if record["provider"] == OURS:
         low, high = duration(time["percentile_20"]), duration(time["percentile_80"])
-        return f"**{text}** ({low} to {high})"
-    ratio = record.get("ratio_to_autodeco_ext")
-    return text if ratio is None else f"{text} ({ratio:.1f} x)"
+        parts = [f"**{parts[0]}** ({low} to {high})"]
+    elif ratio is not None:
+        parts = [f"{parts[0]} ({ratio:.1f} x)"]
+    if "extra_bytes" in record:
+        parts.append(f"{record['extra_bytes'] / 1e6:.1f} MB")
+    if "errors" in record:
+        parts.append(f"error {largest_error(record):.0e}")
+    return ", ".join(parts)
 
 
 def duration(microseconds: float) -> str:

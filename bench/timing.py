@@ -32,7 +32,8 @@ def time_together(
 
     Args:
         functions: name -> function of the round, which picks its input so that rounds differ.
-        seconds: time to spend on each function; at least five rounds are made.
+        seconds: time to spend on each function; at least five rounds are made, or as many as fit
+            into half a minute.
     """
     spent = dict.fromkeys(functions, 0.0)
     samples: dict[str, list[float]] = {name: [] for name in functions}
@@ -41,7 +42,11 @@ def time_together(
     round_number = 0
     order = random.Random(0)
     while True:
-        waiting = [name for name in functions if spent[name] < seconds or len(samples[name]) < 5]
+        waiting = [
+            name
+            for name in functions
+            if spent[name] < seconds or (len(samples[name]) < 5 and spent[name] < 30)
+        ]
         if not waiting:
             break
         round_number += 1

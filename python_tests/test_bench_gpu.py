@@ -146,7 +146,8 @@ def test_no_case_begins_after_the_time_is_over(
 def test_important_shapes_come_first() -> None:
     options = gpu_bench.parser().parse_args([])
     shapes = sorted(gpu_bench.shapes(gpu_bench.parser(), options), key=gpu_bench.priority)
-    assert {(s.vocab, s.distribution, s.rows) for s in shapes[: 6 * len(cases.NAMES)]} == {
+    peaked = sum(cases.has_distribution(op, "peaked") for op in cases.NAMES)
+    assert {(s.vocab, s.distribution, s.rows) for s in shapes[: 6 * peaked]} == {
         (151936, "peaked", rows) for rows in (1, 64, 256)
     }
     assert shapes[0] == Shape("sample", "peaked", 1, 151936, "bfloat16")
@@ -234,6 +235,7 @@ def test_our_providers_are_right_and_timed_on_cuda(
     ours = {name: providers[name] for name in (cases.OURS, cases.FLOOR) if name in providers}
     journal = Journal(tmp_path / "bench.jsonl", FACTS)
     gpu_bench._run_case(shape, ours, journal, CudaTimer(seconds=0.01))
-    for timed in journal.of(shape).values():
-        assert (timed["check"], timed["graph"]) == (OK, "yes")
+    for name, timed in journal.of(shape).items():
+        assert timed["check"] == OK or providers[name].unchecked
+        assert (timed["graph"] == "yes") == (not providers[name].waits)
         assert 0 < timed["microseconds"]["median"] <= timed["call_microseconds"]["median"] * 1.5

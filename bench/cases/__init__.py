@@ -9,6 +9,13 @@ and its name is that of the op. Providers and checks that need more than logits,
 
     arguments(logits, temperature, top_p) -> tuple        default: these three
 
+and a case without logits defines, in its place,
+
+    inputs(distribution, count, rows, vocab, dtype, device) -> (rounds, checked)
+    DISTRIBUTIONS       those it knows; the others are left out
+
+where rounds are the arguments of every round, and checked those that the check is made with.
+
 To add a case, write the module and name it in `NAMES`.
 """
 
@@ -19,7 +26,15 @@ from types import ModuleType
 
 import torch
 
-NAMES = ("sample", "filter_logits", "distribution_stats", "kept_indices", "decode_step")
+NAMES = (
+    "sample",
+    "filter_logits",
+    "distribution_stats",
+    "kept_indices",
+    "decode_step",
+    "autodeco_loss",
+    "linear_autodeco_loss",
+)
 OURS = "autodeco_ext"  # the provider that others are compared with
 FLOOR = "floor"
 
@@ -27,6 +42,11 @@ FLOOR = "floor"
 def case(op: str) -> ModuleType:
     """The module of an op; imported late, because peers take seconds to import."""
     return importlib.import_module(f"bench.cases.{op}")
+
+
+def has_distribution(op: str, distribution: str) -> bool:
+    known = getattr(case(op), "DISTRIBUTIONS", None)
+    return known is None or distribution in known
 
 
 def arguments(

@@ -10,7 +10,7 @@ import torch
 import autodeco_ext
 from autodeco_ext import AutoDecoConfig, AutoDecoHeads, DecodeStep, reference
 from bench.cases.kept_bounds import kept_bounds, tokens_are_kept
-from bench.providers import Missing, Provider, floor, torch_sort, torch_stats
+from bench.providers import Missing, Provider, floor, torch_heads, torch_sort
 
 HIDDEN_SIZE = 4096
 
@@ -48,11 +48,7 @@ class _Model:
 
     @torch.no_grad()
     def torch_step(self, logits: torch.Tensor) -> DecodeStep:
-        hidden = self.hidden_states(logits).float()
-        temperature = 2 * self.heads.temp_head(hidden).sigmoid()
-        features = torch_stats.eager(logits, temperature, temperature)
-        x = torch.cat([hidden, temperature[:, None], features], dim=-1)
-        top_p = self.heads.top_p_head(x).sigmoid()
+        temperature, top_p = torch_heads.predict(self.heads, self.hidden_states(logits), logits)
         return DecodeStep(torch_sort.sample(logits, temperature, top_p), temperature, top_p)
 
     def prediction_is_right(

@@ -20,7 +20,8 @@ VOCABS = (1, 7, 1000, 4099, 40000)
 def main() -> int:
     wrong = 0
     count = 0
-    for op, vocab, dtype in itertools.product(cases.NAMES, VOCABS, DTYPES):
+    ops = [op for op in cases.NAMES if not hasattr(cases.case(op), "inputs")]  # it has no logits
+    for op, vocab, dtype in itertools.product(ops, VOCABS, DTYPES):
         # Distributions in turn, not all for each: the sanitizers slow a kernel down a hundredfold.
         distribution = DISTRIBUTIONS[count % len(DISTRIBUTIONS)]
         rows = 1 + count % 3

@@ -20,6 +20,8 @@ class Provider(NamedTuple):
         run: `run(logits [rows, vocab], temperature [rows], top_p [rows])`, and what the case adds.
         is_right: `is_right(result, *arguments of run)`, instead of the case's own check.
         unchecked: why the result is not judged at all.
+        refuses: `refuses(*arguments of run)`: why it cannot run with these, or "".
+        errors: `errors(result, *arguments of run)`, by name: what is recorded beside the check.
         waits: reads a value on the host, so that a CUDA graph cannot hold it.
         package: `name==version` of a peer that is not torch; goes into the record.
     """
@@ -27,6 +29,8 @@ class Provider(NamedTuple):
     run: Run
     is_right: Check | None = None
     unchecked: str = ""
+    errors: Callable[..., dict[str, float]] | None = None
+    refuses: Callable[..., str] | None = None
     waits: bool = False
     package: str = ""
 

@@ -104,6 +104,6 @@ def sample() -> dict[str, Provider | Missing]:
 
     runs = (top_p, top_k_top_p)
     return {
-        name: Provider(run, token_up_to_ties_is_right, package=requirement("flashinfer"))
+        name: Provider(run, token_up_to_ties_is_right, package=requirement("flashinfer-python"))
         for name, run in zip(_NAMES, runs, strict=True)
     }

@@ -60,7 +60,7 @@ def find() -> tuple[Path, str] | None:
     if package is not None and package.origin is not None:
         library = Path(package.origin).parent / "lib" / "libllama.so"
         return library, f"llama-cpp-python=={importlib.metadata.version('llama-cpp-python')}"
-    return (FETCHED, requirement("llama_cpp")) if FETCHED.is_file() else None
+    return (FETCHED, requirement("xllamacpp")) if FETCHED.is_file() else None
 
 
 @functools.cache
