@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kTeam>)
       place += *team.in_block(&state->marked[rank], rank);
     }
     write_marks(begin, end, marks, arguments.ids, place, range.end);
-    team.barrier();  // the marks are not needed any more
+    if (!team.is_portable()) team.barrier();  // no peer needs the block's memory any more
     place += total;
     begin = end;
   } while (!kTeam && begin < team.last_segment && place < range.end);

@@ -73,6 +73,8 @@ struct BarrierSite {
   const char* file;
   unsigned line;
   bool between_blocks;
+  bool met_with_clusters;
+  bool met_without_clusters;
 };
 
 constexpr int kMaxSites = 256;
@@ -216,9 +218,13 @@ AUTODECO_EMULATOR bool is_removed(const Location& location, bool between_blocks)
     ++site;
   }
   if (site == device.num_sites && site < kMaxSites) {
-    device.sites[device.num_sites++] = {file, line, false};
+    device.sites[device.num_sites++] = {file, line, false, false, false};
   }
-  if (site < kMaxSites) device.sites[site].between_blocks |= between_blocks;
+  if (site < kMaxSites) {
+    device.sites[site].between_blocks |= between_blocks;
+    device.sites[site].met_with_clusters |= device.has_clusters;
+    device.sites[site].met_without_clusters |= !device.has_clusters;
+  }
   return line == device.removed_line && std::strcmp(file, device.removed_file) == 0;
 }
 
