@@ -178,7 +178,7 @@ constexpr size_t sub_counts_bytes(size_t segments, const LastDigit& digit = {}) 
 }
 
 // Bytes of dynamic shared memory: the histogram and later `sub_counts` follow the candidate list.
-// From 721,920 columns on, `sub_counts` takes the end of the list.
+// Above 721,920 columns, `sub_counts` takes the end of the list.
 constexpr size_t shared_memory_bytes_of(size_t segments) {
   const size_t list = kArraysOffset + arrays_bytes(segments) + kListCapacity * sizeof(uint64_t);
   const size_t with_histogram = list + sizeof(Histogram);
