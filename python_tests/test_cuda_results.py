@@ -84,7 +84,7 @@ def test_tokens_are_the_cpus_but_for_draws_within_rounding(
 def test_a_row_does_not_depend_on_the_launch_shape(
     cuda: torch.device, kind: str, dtype: torch.dtype
 ) -> None:
-    # From 8 blocks a row to one; see cluster_size in csrc/cuda/sample.h.
+    # From 8 blocks a row to one; see csrc/cuda/team.h.
     vocab, most = 151_936, 700
     logits = make_rows(kind, 40, vocab, dtype, generator(1)).to(cuda)
     logits = logits.repeat(most // 40 + 1, 1)[:most]

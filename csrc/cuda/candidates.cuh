@@ -43,7 +43,7 @@ __device__ __forceinline__ bool push_candidates(const Team<kTeam>& team, const M
   const unsigned upto = warp_inclusive_sum(wanted);
   unsigned place = 0;
   if (gpu::lane_index() == 31) {
-    place = gpu::atomic_add(team.in_leader(&memory.head()->num_candidates), upto);
+    place = gpu::atomic_add(team.in_leader(&memory.state()->num_candidates), upto);
   }
   place = gpu::shuffle(place, 31);
   if (place >= kListCapacity) return true;

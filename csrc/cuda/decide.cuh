@@ -36,7 +36,7 @@ __device__ __forceinline__ Decision decide(const RowTask<Element, kTeam>& task,
     decision.last = {kept.key, kept.last_tie};
     decision.count = kept.count;
   } else {
-    decision.count = memory.head()->num_finite;
+    decision.count = memory.state()->num_finite;
   }
   return decision;
 }

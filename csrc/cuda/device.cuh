@@ -1,59 +1,54 @@
-// What every launcher of a row kernel does: asks the device, chooses the cluster, the element type
-// and the shared memory.
+// What every launcher of a row kernel does: asks the device, chooses the blocks of a row, the
+// element type and the shared memory.
 #pragma once
 
 #include <type_traits>
 
+#include "autodeco/team_scratch.h"
 #include "row_memory.cuh"
-#include "sample.h"
+#include "team.h"
 
 namespace autodeco::cuda {
 
 struct DeviceProperties {
   int multiprocessors = 0;
-  bool has_clusters = false;
+  bool has_clusters = false;        // and code that knows them
+  bool has_portable_teams = false;  // code that knows no clusters, and may wait for other blocks
 };
 
-inline int read_device(DeviceProperties& properties) {
-  int device = 0;
-  int clusters = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) {
-    error =
-        cudaDeviceGetAttribute(&properties.multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  }
-  if (error == cudaSuccess) {
-    error = cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device);
-  }
-  if (error != cudaSuccess) cudaGetLastError();  // a later launch must not find this error
-  properties.has_clusters = clusters != 0;
-  return error;
-}
+// Of the current device. Returns 0 or a cudaError_t.
+int read_device(DeviceProperties& properties);
 
 // Calls start(element, team, launch) with the element type that the arguments name and whether
 // several blocks share a row.
 template <typename Arguments, typename Start>
 int launch_rows(const Arguments& arguments, void* stream, Start start) {
-  if (arguments.layout.num_rows == 0) return cudaSuccess;
+  const int64_t num_rows = arguments.layout.num_rows;
+  if (num_rows == 0) return cudaSuccess;
   DeviceProperties device;
   const int error = read_device(device);
   if (error != cudaSuccess) return error;
   gpu::Launch where;
-  where.cluster =
-      static_cast<unsigned>(cluster_size(arguments.layout.num_rows, arguments.layout.vocab,
-                                         device.multiprocessors, device.has_clusters));
+  where.blocks = num_rows;
   where.threads = kThreads;
   where.shared_bytes = shared_memory_bytes(arguments.layout.vocab);
   where.most_shared_bytes = shared_memory_bytes(int64_t{kMaxSegments} * kSegment);
   where.stream = stream;
+  gpu::Launch shared = where;
+  if (arguments.team.memory != nullptr) {
+    shared.together = true;
+    shared.blocks *= arguments.team.blocks_per_row;
+  } else if (device.has_clusters) {
+    const int blocks = cluster_size(num_rows, arguments.layout.vocab, device.multiprocessors);
+    shared.cluster = static_cast<unsigned>(blocks);
+    shared.blocks *= blocks;
+  }
   const auto with_team = [&](auto element) -> int {
-    where.blocks = arguments.layout.num_rows * where.cluster;
-    const int result = where.cluster > 1 ? start(element, std::true_type(), where)
-                                         : start(element, std::false_type(), where);
-    if (where.cluster == 1 || result != cudaErrorNotSupported) return result;
-    where.cluster = 1;
-    where.blocks = arguments.layout.num_rows;
-    return start(element, std::false_type(), where);
+    if (shared.blocks == num_rows) return start(element, std::false_type(), where);
+    const int result = start(element, std::true_type(), shared);
+    // A process may have fewer multiprocessors than the device says.
+    const bool too_large = result == cudaErrorCooperativeLaunchTooLarge;
+    return too_large ? start(element, std::false_type(), where) : result;
   };
   switch (arguments.dtype) {
     case DType::kFloat32:

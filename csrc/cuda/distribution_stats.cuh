@@ -134,9 +134,10 @@ __device__ __forceinline__ Statistics row_statistics(const RowTask<Element, kTea
 }
 
 template <typename Element, bool kTeam>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kTeam>)
     distribution_stats_kernel(DistributionStatsArguments arguments) {
-  const RowTask<Element, kTeam> task(arguments.logits, arguments.layout, all_columns());
+  const RowTask<Element, kTeam> task(arguments.logits, arguments.layout, all_columns(),
+                                     arguments.team);
   const Statistics statistics =
       row_statistics(task, value_at(arguments.temperature, task.row_index));
   if (!task.team.leads() || gpu::thread_index() != 0) return;

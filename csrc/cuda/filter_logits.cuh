@@ -127,10 +127,10 @@ __device__ __forceinline__ void write_segments(const FilterLogitsArguments& argu
 }
 
 template <typename Element, bool kTeam>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kTeam>)
     filter_logits_kernel(FilterLogitsArguments arguments) {
   const RowTask<Element, kTeam> task(arguments.logits, arguments.layout,
-                                     arguments.filters.valid_vocab);
+                                     arguments.filters.valid_vocab, arguments.team);
   float* output = arguments.output + row_offset(arguments.output_layout, task.row_index);
   RowStatus status = filter_status(arguments.filters, task.row_index);
   Command command;

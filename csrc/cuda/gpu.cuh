@@ -42,7 +42,10 @@ __device__ __forceinline__ char* shared_memory() {
 
 __device__ __forceinline__ void block_barrier(Location = {}) { __syncthreads(); }
 
-#if __CUDA_ARCH__ >= 900
+// Whether the blocks of a team are a cluster. Where not, they are launched together, so that one
+// may wait for another.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+__device__ constexpr bool has_clusters() { return true; }
 __device__ __forceinline__ unsigned cluster_rank() {
   unsigned rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
@@ -68,7 +71,7 @@ __device__ __forceinline__ T* cluster_peer(T* local, unsigned rank) {
   return remote;
 }
 #else
-// There are no clusters before sm_90: launch() refuses them.
+__device__ constexpr bool has_clusters() { return false; }
 __device__ __forceinline__ unsigned cluster_rank() {
   __trap();
   return 0;
@@ -84,6 +87,31 @@ __device__ __forceinline__ T* cluster_peer(T* local, unsigned) {
   return local;
 }
 #endif
+
+// Between the blocks of a launch, in global memory. What this thread knows is seen by whoever reads
+// the word.
+__device__ __forceinline__ void publish(uint32_t* word, uint32_t value, Location = {}) {
+  asm volatile("st.release.gpu.u32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
+}
+__device__ __forceinline__ uint32_t read_published(const uint32_t* word) {
+  uint32_t value;
+  asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
+  return value;
+}
+// In a loop that waits for another block.
+__device__ __forceinline__ void pause(Location = {}) {}
+
+// What the block wrote before its last barrier is seen by a thread that waits for the count.
+// Returns the count before.
+__device__ __forceinline__ uint32_t arrive(uint32_t* count, Location = {}) {
+  uint32_t before;
+  asm volatile("atom.add.release.gpu.u32 %0, [%1], 1;" : "=r"(before) : "l"(count) : "memory");
+  return before;
+}
+// Until the count is `wanted` or more.
+__device__ __forceinline__ void wait_for(const uint32_t* count, uint32_t wanted, Location = {}) {
+  while (read_published(count) < wanted) pause();
+}
 
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
@@ -104,7 +132,7 @@ __device__ __forceinline__ unsigned ballot(bool condition) {
   return __ballot_sync(kWholeWarp, condition);
 }
 
-// Shared memory, of this block or of a peer. Returns the value before.
+// Memory of a block or of a team. Returns the value before.
 __device__ __forceinline__ uint32_t atomic_add(uint32_t* address, uint32_t value) {
   return atomicAdd(address, value);
 }
@@ -164,24 +192,18 @@ struct Launch {
   size_t shared_bytes = 0;
   size_t most_shared_bytes = 0;  // of any launch of the kernel
   unsigned cluster = 1;
+  bool together = false;  // all blocks are resident at once, or the launch fails
   void* stream = nullptr;
 };
 
-// Returns cudaSuccess (0) or the error of the launch; cudaErrorNotSupported where the code that
-// this device runs knows no clusters.
+// Returns cudaSuccess (0) or the error of the launch.
 template <typename Arguments>
 int launch(void (*kernel)(Arguments), const Launch& where, const Arguments& arguments) {
   if (where.blocks > std::numeric_limits<int32_t>::max()) return cudaErrorInvalidConfiguration;
   cudaError_t error = cudaSuccess;
-  if (where.cluster > 1) {
-    // A device may run code made for an older one, so the device cannot tell.
-    cudaFuncAttributes attributes;
-    error = cudaFuncGetAttributes(&attributes, kernel);
-    if (error == cudaSuccess && attributes.ptxVersion < 90) return cudaErrorNotSupported;
-  }
   constexpr size_t kSharedWithoutAsking = 48 * 1024;
   // Always the same number: threads of the host may launch the kernel with different sizes.
-  if (error == cudaSuccess && where.shared_bytes > kSharedWithoutAsking) {
+  if (where.shared_bytes > kSharedWithoutAsking) {
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(where.most_shared_bytes));
   }
@@ -199,9 +221,12 @@ int launch(void (*kernel)(Arguments), const Launch& where, const Arguments& argu
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim.x = where.cluster;
     attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
+  } else if (where.together) {
+    attribute.id = cudaLaunchAttributeCooperative;
+    attribute.val.cooperative = 1;
   }
+  config.attrs = &attribute;
+  config.numAttrs = where.cluster > 1 || where.together ? 1 : 0;
   error = cudaLaunchKernelEx(&config, kernel, arguments);
   if (error != cudaSuccess) cudaGetLastError();
   return error;

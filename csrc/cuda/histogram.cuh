@@ -1,8 +1,8 @@
 // Histograms of one digit of the order keys, in the shared memory of every block; those of a team
-// are added up in the leader.
+// are added up in the leader, by way of global memory where there are no clusters.
 #pragma once
 
-#include "row_memory.cuh"
+#include "team.cuh"
 
 namespace autodeco::cuda {
 
@@ -59,18 +59,48 @@ __device__ __forceinline__ void clear(const Bins& bins) {
   }
 }
 
+__device__ __forceinline__ void add(const Bins& part, const Bins& sum) {
+  for (int bin = static_cast<int>(gpu::thread_index()); bin < part.size;
+       bin += static_cast<int>(gpu::num_threads())) {
+    const uint32_t count = part.count != nullptr ? part.count[bin] : 0;
+    if (count != 0) gpu::atomic_add(&sum.count[bin], count);
+    const uint64_t mass = mass_of_bin(part, bin);
+    if (mass != 0) atomic_add_mass(&sum.mass_low[bin], &sum.mass_high[bin], mass);
+  }
+}
+
+// Where the peers add theirs to those of a block.
+template <bool kTeam>
+__device__ __forceinline__ Bins sum_of_peers(const Team<kTeam>& team, const Memory& memory,
+                                             const Bins& bins) {
+  const auto of_team = [&](uint32_t* words) {
+    return words == nullptr ? words : team.in_leader(memory.of_team(words));
+  };
+  return {bins.size, of_team(bins.mass_low), of_team(bins.mass_high), of_team(bins.count)};
+}
+
+// By every block, before a barrier of the team.
+template <bool kTeam>
+__device__ __forceinline__ void clear_of_team(const Team<kTeam>& team, const Memory& memory,
+                                              const Bins& bins) {
+  clear(bins);
+  if (team.leads() && team.is_portable()) clear(sum_of_peers(team, memory, bins));
+}
+
 // By a block that does not lead, when its own histogram is complete.
 template <bool kTeam>
-__device__ __forceinline__ void add_to_leader(const Team<kTeam>& team, const Bins& bins) {
-  uint32_t* mass_low = team.in_leader(bins.mass_low);
-  uint32_t* mass_high = team.in_leader(bins.mass_high);
-  for (int bin = static_cast<int>(gpu::thread_index()); bin < bins.size;
-       bin += static_cast<int>(gpu::num_threads())) {
-    const uint32_t count = bins.count != nullptr ? bins.count[bin] : 0;
-    if (count != 0) gpu::atomic_add(&team.in_leader(bins.count)[bin], count);
-    const uint64_t mass = mass_of_bin(bins, bin);
-    if (mass != 0) atomic_add_mass(&mass_low[bin], &mass_high[bin], mass);
-  }
+__device__ __forceinline__ void add_to_leader(const Team<kTeam>& team, const Memory& memory,
+                                              const Bins& bins) {
+  add(bins, sum_of_peers(team, memory, bins));
+}
+
+// By every block, after a barrier of the team; then the leader has the sum.
+template <bool kTeam>
+__device__ __forceinline__ void collect_in_leader(const Team<kTeam>& team, const Memory& memory,
+                                                  const Bins& bins) {
+  if (!team.leads() || !team.is_portable()) return;
+  add(sum_of_peers(team, memory, bins), bins);
+  gpu::block_barrier();
 }
 
 __device__ __forceinline__ bool has_leading_digits(uint32_t key, const Digit& digit) {

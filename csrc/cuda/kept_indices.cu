@@ -12,7 +12,8 @@ int launch_count_kept(const KeptIndicesArguments& arguments, void* stream) {
 
 int launch_write_kept(const KeptIndicesArguments& arguments, void* stream) {
   return launch_rows(arguments, stream, [&](auto element, auto team, gpu::Launch where) {
-    where.shared_bytes = marks_bytes(arguments.layout.vocab, where.cluster);
+    const int64_t team_size = where.blocks / arguments.layout.num_rows;
+    where.shared_bytes = marks_bytes(arguments.layout.vocab, static_cast<unsigned>(team_size));
     return gpu::launch(&write_kept_kernel<decltype(element), team()>, where, arguments);
   });
 }

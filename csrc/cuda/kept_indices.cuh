@@ -12,10 +12,10 @@
 namespace autodeco::cuda {
 
 template <typename Element, bool kTeam>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kTeam>)
     count_kept_kernel(KeptIndicesArguments arguments) {
   const RowTask<Element, kTeam> task(arguments.logits, arguments.layout,
-                                     arguments.filters.valid_vocab);
+                                     arguments.filters.valid_vocab, arguments.team);
   const auto write = [&](const Decision& decision) {
     if (gpu::thread_index() != 0) return;
     arguments.status[task.row_index] = decision.status;
@@ -39,8 +39,8 @@ constexpr int kMarkedSegments = kMaxSegments / 2;
 
 // The shared memory of the second kernel.
 struct Marks {
+  TeamState team;
   uint32_t scratch[kMaxWarps];
-  uint32_t total;                    // of this block
   uint32_t before[kMarkedSegments];  // first how many marks a segment has, then how many precede it
 
   // [segments, 32]: a word for each lane, in the order in which a warp holds a segment.
@@ -121,10 +121,10 @@ __device__ __forceinline__ void write_marks(int first_segment, int last_segment,
 }
 
 template <typename Element, bool kTeam>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kTeam>)
     write_kept_kernel(KeptIndicesArguments arguments) {
   const RowTask<Element, kTeam> task(arguments.logits, arguments.layout,
-                                     arguments.filters.valid_vocab);
+                                     arguments.filters.valid_vocab, arguments.team);
   const IdRange range = id_range(arguments, task.row_index);
   if (range.begin >= range.end) return;  // the same in the whole team
   const LastKept last = arguments.last[task.row_index];
@@ -138,13 +138,14 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     const int end = begin + (left < kMarkedSegments ? left : kMarkedSegments);
     mark_segments(task.row, last, begin, end, marks);
     const uint32_t total = add_up_marks(end - begin, marks);
-    if (gpu::thread_index() == 0) marks->total = total;
+    TeamState* state = task.memory.state();
+    if (gpu::thread_index() == 0) state->marked[team.rank()] = total;
     team.barrier();
     for (unsigned rank = 0; rank < team.rank(); ++rank) {
-      place += *gpu::cluster_peer(&marks->total, rank);
+      place += *team.in_block(&state->marked[rank], rank);
     }
     write_marks(begin, end, marks, arguments.ids, place, range.end);
-    team.barrier();  // the marks are not needed any more
+    if (!team.is_portable()) team.barrier();  // no peer needs the block's memory any more
     place += total;
     begin = end;
   } while (!kTeam && begin < team.last_segment && place < range.end);

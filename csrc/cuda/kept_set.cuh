@@ -46,13 +46,13 @@ __device__ __forceinline__ int column_of_tie(const Leader<Element, kTeam>& leade
     const uint32_t upto = carried + block_inclusive_sum(ties, head->scratch32, &total);
     if (upto - ties < wanted && wanted <= upto) {
       head->found = unit;
-      head->count_above = wanted - (upto - ties);
+      memory.state()->count_above = wanted - (upto - ties);
     }
     carried += total;
   }
   gpu::block_barrier();
   const int segment = head->found << unit_shift;
-  uint32_t left = head->count_above;
+  uint32_t left = memory.state()->count_above;
   gpu::block_barrier();
   if (gpu::warp_index() == 0) {
     // Vectors of the segments behind the first are numbered on.
@@ -207,7 +207,7 @@ template <typename Element, bool kTeam>
 __device__ __forceinline__ void judge_list(const Leader<Element, kTeam>& leader, const Reach& reach,
                                            Search& search) {
   const Memory& memory = leader.memory;
-  const unsigned size = memory.head()->num_candidates;
+  const unsigned size = memory.state()->num_candidates;
   search.list = {size <= kListCapacity, size};
   if (!search.list.complete || (reach.certain && search.floor_key == 0)) return;
   uint64_t mass = 0;
@@ -255,7 +255,7 @@ __device__ __forceinline__ void find_candidates(const Leader<Element, kTeam>& le
     if (search.measure == Measure::kFloor) return;
     search.counted_shift = command.digit.leading_shift;
   }
-  if (gpu::thread_index() == 0) memory.head()->num_candidates = 0;
+  if (gpu::thread_index() == 0) memory.state()->num_candidates = 0;
   command_all(leader, command);
   judge_list(leader, reach, search);
 }
@@ -279,7 +279,7 @@ __device__ __forceinline__ Search next_search(const Leader<Element, kTeam>& lead
     search.counted_shift = kSubBits;
     return search;
   }
-  search.list = {true, head->count_above};
+  search.list = {true, leader.memory.state()->count_above};
   if (target > head->mass_above) search.measure = Measure::kFloor;
   return search;
 }

@@ -56,9 +56,10 @@ __device__ __forceinline__ float predicted_top_p(const PredictParametersArgument
 }
 
 template <typename Element, bool kTeam>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kTeam>)
     predict_parameters_kernel(PredictParametersArguments arguments) {
-  const RowTask<Element, kTeam> task(arguments.logits, arguments.layout, all_columns());
+  const RowTask<Element, kTeam> task(arguments.logits, arguments.layout, all_columns(),
+                                     arguments.team);
   Statistics statistics = {};
   {
     const float temperature = predicted_temperature(arguments, task.row_index, task.memory);

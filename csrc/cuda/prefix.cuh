@@ -53,7 +53,7 @@ __device__ __forceinline__ void execute(const Row<Element>& row, const Team<kTea
 template <typename Element, bool kTeam>
 __device__ __forceinline__ void command_all(const Leader<Element, kTeam>& leader,
                                             const Command& command) {
-  leader.team.announce(leader.memory.head(), command);
+  leader.team.announce(command);
   leader.team.barrier();
   execute(leader.row, leader.team, command, leader.scaling, leader.memory);
 }
@@ -119,7 +119,7 @@ __device__ __forceinline__ KeptSet find_prefix(const Leader<Element, kTeam>& lea
       mass_above = block_reduce(mass_above, memory.head()->scratch64, uint64_t{0},
                                 [](uint64_t a, uint64_t b) { return a + b; });
       if (gpu::thread_index() == 0) {
-        level = {0, memory.head()->count_above, mass_above, 0, 0, 0};
+        level = {0, memory.state()->count_above, mass_above, 0, 0, 0};
         memory.head()->mass_above = mass_above;
       }
       if (reads) add_up_sub_counts(memory, digit, num_units);

@@ -32,8 +32,8 @@ __device__ __forceinline__ void histogram_of_row(const Row<Element>& row, const 
   const Bins mass_bins = bins_of(memory.mass_histogram());
   const bool counts = command.digit.leading_shift != 0;
   const bool weighs = command.mass_digit.leading_shift != 0;
-  if (counts) clear(bins);
-  if (weighs) clear(mass_bins);
+  if (counts) clear_of_team(team, memory, bins);
+  if (weighs) clear_of_team(team, memory, mass_bins);
   team.barrier();
   PendingBin pending;
   PendingBin pending_mass;
@@ -68,10 +68,12 @@ __device__ __forceinline__ void histogram_of_row(const Row<Element>& row, const 
   pending_mass.flush(mass_bins);
   if (!team.leads()) {
     gpu::block_barrier();
-    if (counts) add_to_leader(team, bins);
-    if (weighs) add_to_leader(team, mass_bins);
+    if (counts) add_to_leader(team, memory, bins);
+    if (weighs) add_to_leader(team, memory, mass_bins);
   }
   team.barrier();
+  if (counts) collect_in_leader(team, memory, bins);
+  if (weighs) collect_in_leader(team, memory, mass_bins);
 }
 
 // What the compiler need not keep in registers: all last digits of 16-bit keys are alike.
@@ -100,8 +102,8 @@ __device__ __forceinline__ void sub_histogram_of_row(const Row<Element>& row,
     for (int i = thread; i < num_words; i += threads) words[i] = 0;
     for (int unit = thread; unit < num_units; unit += threads) memory.segment_mass()[unit] = 0;
     if (gpu::thread_index() == 0) {
-      memory.head()->count_above = 0;
-      memory.head()->num_candidates = 0;
+      memory.state()->count_above = 0;
+      memory.state()->num_candidates = 0;
     }
   }
   team.barrier();
@@ -158,7 +160,7 @@ __device__ __forceinline__ void sub_histogram_of_row(const Row<Element>& row,
   }
   count_above = warp_reduce(count_above, [](uint32_t a, uint32_t b) { return a + b; });
   if (gpu::lane_index() == 0 && count_above != 0) {
-    gpu::atomic_add(team.in_leader(&memory.head()->count_above), count_above);
+    gpu::atomic_add(team.in_leader(&memory.state()->count_above), count_above);
   }
   team.barrier();
 }

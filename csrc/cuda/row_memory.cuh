@@ -1,7 +1,4 @@
-// The shared memory of a block, and how the blocks of a team work on one row together.
-//
-// Block 0 of a team leads: it decides, and its peers carry out commands on their part of the
-// row. With one block a row the same code runs without peers.
+// The memory that a row needs, in a block and of a team.
 #pragma once
 
 #include "autodeco/last_kept.h"
@@ -13,13 +10,16 @@ namespace autodeco::cuda {
 // and 20 segments on the way from memory: 40 KB of a 16-bit row.
 constexpr unsigned kThreads = 320;
 // How many blocks the shared memory of a multiprocessor holds, which bounds the registers of each:
-// two on the data centre chips, one where it has 100 KB.
+// two on the data centre chips, one where it has 100 KB. Teams without clusters have one.
 #if defined(__CUDA_ARCH__) && \
     (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
+template <bool kTeam>
 constexpr unsigned kBlocksPerMultiprocessor = 1;
 #else
-constexpr unsigned kBlocksPerMultiprocessor = 2;
+template <bool kTeam>
+constexpr unsigned kBlocksPerMultiprocessor = kTeam && !gpu::has_clusters() ? 1 : 2;
 #endif
+constexpr unsigned kMostBlocks = 8;       // of a team
 constexpr unsigned kListCapacity = 4096;  // candidates a block can hold
 constexpr int kFirstBits = 11;            // of a radix digit
 constexpr int kBins = 1 << kFirstBits;
@@ -125,6 +125,16 @@ struct Search {
   LastDigit last_digit;
 };
 
+// What the blocks of a team write for each other, besides the arrays of Memory.
+struct alignas(8) TeamState {
+  Command command;
+  uint32_t num_candidates;  // that wanted a place; only kListCapacity of them got one
+  uint32_t num_finite;
+  uint32_t count_above;          // the digit that was counted last
+  uint32_t marked[kMostBlocks];  // of kept_indices' second kernel: ids of every block
+};
+
+// What a block has for itself.
 struct Head {
   uint64_t scratch64[kMaxWarps];
   uint64_t mass_above;  // the digit that was counted last
@@ -132,12 +142,8 @@ struct Head {
   float scratch_float[kMaxWarps];
   Plan plan;
   Summary summary;
-  Command command;
   Search search;  // the last
   Level level;
-  uint32_t num_candidates;  // that wanted a place; only kListCapacity of them got one
-  uint32_t num_finite;
-  uint32_t count_above;  // the digit that was counted last
   int found;
 };
 
@@ -152,6 +158,9 @@ struct MassHistogram {
   uint32_t mass_low[kMassBins];
   uint32_t mass_high[kMassBins];
 };
+
+// Where the arrays begin.
+constexpr size_t kArraysOffset = sizeof(TeamState) + sizeof(Head);
 
 // Of the arrays of Memory: a mass, the largest logits of the pieces, two sums.
 constexpr size_t arrays_bytes(size_t segments) { return segments * (8 + kPieces * 4 + 2 * 4); }
@@ -169,9 +178,9 @@ constexpr size_t sub_counts_bytes(size_t segments, const LastDigit& digit = {}) 
 }
 
 // Bytes of dynamic shared memory: the histogram and later `sub_counts` follow the candidate list.
-// From 722,944 columns on, `sub_counts` takes the end of the list.
+// Above 721,920 columns, `sub_counts` takes the end of the list.
 constexpr size_t shared_memory_bytes_of(size_t segments) {
-  const size_t list = sizeof(Head) + arrays_bytes(segments) + kListCapacity * sizeof(uint64_t);
+  const size_t list = kArraysOffset + arrays_bytes(segments) + kListCapacity * sizeof(uint64_t);
   const size_t with_histogram = list + sizeof(Histogram);
   const size_t with_sub_counts = list + sub_counts_bytes(segments);
   const size_t most =
@@ -182,7 +191,7 @@ constexpr size_t shared_memory_bytes_of(size_t segments) {
 // Candidates that find a place in front of `sub_counts`.
 constexpr size_t list_capacity_beside_sub_counts(size_t segments) {
   const size_t bytes = shared_memory_bytes_of(segments) - sub_counts_bytes(segments) -
-                       sizeof(Head) - arrays_bytes(segments);
+                       kArraysOffset - arrays_bytes(segments);
   return bytes / sizeof(uint64_t) < kListCapacity ? bytes / sizeof(uint64_t) : kListCapacity;
 }
 
@@ -191,14 +200,15 @@ constexpr size_t list_capacity_beside_sub_counts(size_t segments) {
 constexpr LastDigit long_last_digit(size_t segments) {
   LastDigit digit;
   digit.bits = kLongSubBits;
-  while (sub_counts_bytes(segments, digit) + sizeof(Head) + arrays_bytes(segments) >
+  while (sub_counts_bytes(segments, digit) + kArraysOffset + arrays_bytes(segments) >
          shared_memory_bytes_of(segments)) {
     ++digit.unit_shift;
   }
   return digit;
 }
 
-static_assert(sizeof(Head) % 8 == 0 && sizeof(Histogram) % 8 == 0 && kLargestSharedMemory % 8 == 0);
+static_assert(sizeof(TeamState) % 8 == 0 && sizeof(Head) % 8 == 0 && sizeof(Histogram) % 8 == 0 &&
+              kLargestSharedMemory % 8 == 0);
 // Two blocks on a multiprocessor of sm_80 (164 KB, 1 KB of each block's is reserved) up to 262,144
 // columns, and no more than any architecture has at 2^20.
 static_assert(2 * (shared_memory_bytes_of(262144 / kSegment) + 1024) <= 164 * 1024);
@@ -209,26 +219,33 @@ static_assert(sizeof(MassHistogram) == kListCapacity * sizeof(uint64_t));
 // Counts of a unit are 16 bits.
 static_assert((kSegment << long_last_digit(kMaxSegments).unit_shift) < (1 << 16));
 
-inline size_t shared_memory_bytes(int64_t vocab) {
+constexpr size_t shared_memory_bytes(int64_t vocab) {
   return shared_memory_bytes_of(static_cast<size_t>((vocab + kSegment - 1) / kSegment));
 }
 
-// Arrays per segment belong to the leader; after a last read with larger units, `segment_mass` and
-// `segment_ties` are of units. The histogram is not needed any more where `sub_counts`
-// is used. Addresses are computed where they are used: kept as pointers they would fill the
-// registers.
+// What lies where. A block has all of it in shared memory; where there are no clusters, the blocks
+// of a team have it once more in global memory and use that part of it which they share: everything
+// but the head and the histograms of each. With clusters the part that is shared is the leader's.
+//
+// After a last read with larger units, `segment_mass` and `segment_ties` are of units. The
+// histogram is not needed any more where `sub_counts` is used. Addresses are computed where they
+// are used: kept as pointers they would fill the registers.
 struct Memory {
   int segments;
+  char* shared_by_team;  // the shared memory of the block, or global memory
 
-  __device__ __forceinline__ explicit Memory(int vocab)
-      : segments((vocab + kSegment - 1) / kSegment) {}
+  __device__ __forceinline__ Memory(int vocab, char* team_memory)
+      : segments((vocab + kSegment - 1) / kSegment), shared_by_team(team_memory) {}
 
+  __device__ __forceinline__ TeamState* state() const {
+    return reinterpret_cast<TeamState*>(shared_by_team);
+  }
   __device__ __forceinline__ Head* head() const {
-    return reinterpret_cast<Head*>(gpu::shared_memory());
+    return reinterpret_cast<Head*>(gpu::shared_memory() + sizeof(TeamState));
   }
   // First words, then the running sum of masses.
   __device__ __forceinline__ uint64_t* segment_mass() const {
-    return reinterpret_cast<uint64_t*>(gpu::shared_memory() + sizeof(Head));
+    return reinterpret_cast<uint64_t*>(shared_by_team + kArraysOffset);
   }
   // [segments, kPieces]
   __device__ __forceinline__ float* piece_max() const {
@@ -249,74 +266,38 @@ struct Memory {
     return reinterpret_cast<uint32_t*>(piece_max());
   }
   __device__ __forceinline__ uint64_t* list() const {
-    return segment_mass() + arrays_bytes(static_cast<size_t>(segments)) / sizeof(uint64_t);
+    return reinterpret_cast<uint64_t*>(shared_by_team + list_offset());
   }
+  // Of the block.
   __device__ __forceinline__ Histogram* histogram() const {
-    return reinterpret_cast<Histogram*>(list() + kListCapacity);
+    return reinterpret_cast<Histogram*>(gpu::shared_memory() + histogram_offset());
+  }
+  // The same in the part that the team shares.
+  template <typename T>
+  __device__ __forceinline__ T* of_team(T* in_block) const {
+    return reinterpret_cast<T*>(shared_by_team +
+                                (reinterpret_cast<char*>(in_block) - gpu::shared_memory()));
   }
   __device__ __forceinline__ MassHistogram* mass_histogram() const {
-    return reinterpret_cast<MassHistogram*>(list());
+    return reinterpret_cast<MassHistogram*>(gpu::shared_memory() + list_offset());
   }
   // [keys of the last digit], of the whole row.
   __device__ __forceinline__ uint32_t* sub_totals(const LastDigit& digit) const {
     const size_t count = static_cast<size_t>(segments);
-    return reinterpret_cast<uint32_t*>(gpu::shared_memory() + shared_memory_bytes_of(count) -
+    return reinterpret_cast<uint32_t*>(shared_by_team + shared_memory_bytes_of(count) -
                                        sub_counts_bytes(count, digit));
   }
   // [units, keys / 2], two counts of 16 bits a word.
   __device__ __forceinline__ uint32_t* sub_counts(const LastDigit& digit) const {
     return sub_totals(digit) + (1 << digit.bits);
   }
-};
 
-// The blocks that share a row: one (kTeam is false), or a cluster of 2 to 8.
-template <bool kTeam>
-struct Team {
-  int first_segment;  // of those that this block owns
-  int last_segment;
-
-  __device__ __forceinline__ explicit Team(int num_segments) {
-    const int team_size = static_cast<int>(size());
-    const int share = (num_segments + team_size - 1) / team_size;
-    const int begin = static_cast<int>(rank()) * share;
-    first_segment = begin < num_segments ? begin : num_segments;
-    last_segment = begin + share < num_segments ? begin + share : num_segments;
+ private:
+  __device__ __forceinline__ size_t list_offset() const {
+    return kArraysOffset + arrays_bytes(static_cast<size_t>(segments));
   }
-
-  // Asked again where they are needed: kept, they would fill the registers.
-  __device__ __forceinline__ static unsigned size() {
-    if constexpr (kTeam) return gpu::cluster_size();
-    return 1;
-  }
-  __device__ __forceinline__ static unsigned rank() {
-    if constexpr (kTeam) return gpu::cluster_rank();
-    return 0;
-  }
-  __device__ __forceinline__ static bool leads() { return !kTeam || rank() == 0; }
-
-  __device__ __forceinline__ static void barrier(
-      gpu::Location location = gpu::Location::current()) {
-    if constexpr (kTeam) {
-      gpu::cluster_barrier(location);
-    } else {
-      gpu::block_barrier(location);
-    }
-  }
-
-  template <typename T>
-  __device__ __forceinline__ static T* in_leader(T* local) {
-    if constexpr (kTeam) return gpu::cluster_peer(local, 0);
-    return local;
-  }
-
-  // By the leader: after the barrier that follows, every block sees the command.
-  __device__ __forceinline__ void announce(Head* head, const Command& command) const {
-    if (gpu::thread_index() >= size()) return;
-    if constexpr (kTeam) {
-      *gpu::cluster_peer(&head->command, gpu::thread_index()) = command;
-    } else {
-      head->command = command;
-    }
+  __device__ __forceinline__ size_t histogram_offset() const {
+    return list_offset() + kListCapacity * sizeof(uint64_t);
   }
 };
 

@@ -116,7 +116,7 @@ __device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kT
       for (int i = 0; i < kLaneLogits; ++i) count += logits[i] > -kInfinity;
       count = warp_reduce(count, [](unsigned a, unsigned b) { return a + b; });
       if (gpu::lane_index() == 0) {
-        gpu::atomic_add(team.in_leader(&memory.head()->num_finite), count);
+        gpu::atomic_add(team.in_leader(&memory.state()->num_finite), count);
       }
     }
     if (plan.needs_digit) count_first_digit<Element>(logits, bins_of(memory.histogram()));
@@ -127,7 +127,7 @@ __device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kT
   }
   if (plan.needs_digit && !leads) {
     gpu::block_barrier();
-    add_to_leader(team, bins_of(memory.histogram()));
+    add_to_leader(team, memory, bins_of(memory.histogram()));
   }
 }
 
@@ -135,10 +135,10 @@ __device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kT
 template <bool kTeam>
 __device__ __forceinline__ void reset(const Team<kTeam>& team, const Plan& plan,
                                       const Memory& memory) {
-  if (plan.needs_digit) clear(bins_of(memory.histogram()));
+  if (plan.needs_digit) clear_of_team(team, memory, bins_of(memory.histogram()));
   if (gpu::thread_index() == 0) {
     memory.head()->plan = plan;
-    memory.head()->num_finite = 0;
+    if (team.leads()) memory.state()->num_finite = 0;
   }
   team.barrier();
 }

@@ -1,7 +1,7 @@
 // What every row kernel is made of: a row and the blocks that share it, the streaming read, and the
 // leader's decisions, which the other blocks carry out. A kernel is a few lines:
 //
-//   const RowTask<Element, kTeam> task(logits, layout, valid_vocab);
+//   const RowTask<Element, kTeam> task(logits, layout, valid_vocab, team);
 //   const Scaling scaling = read_row(task, filters, details);
 //   const Command command = lead_or_follow(task, scaling, [&]() { ... });
 //   ... what every block does with the command ...
@@ -16,17 +16,20 @@ template <typename Element, bool kTeam>
 struct RowTask {
   int64_t row_index;
   Row<Element> row;
-  Team<kTeam> team;
   Memory memory;
+  Team<kTeam> team;
 
   __device__ __forceinline__ RowTask(const void* logits, const RowLayout& layout,
-                                     const RowParameter<int64_t>& valid_vocab)
-      : row_index(gpu::block_index() / Team<kTeam>::size()),
+                                     const RowParameter<int64_t>& valid_vocab,
+                                     const TeamScratch& scratch)
+      : row_index(gpu::block_index() / Team<kTeam>::size_of(scratch)),
         row(logits, row_offset(layout, row_index),
             existing_columns(layout.vocab, value_at(valid_vocab, row_index))),
-        team(row.num_segments),
-        memory(static_cast<int>(layout.vocab)) {
+        memory(static_cast<int>(layout.vocab),
+               Team<kTeam>::memory_of(scratch, row_index, layout.vocab)),
+        team(scratch, memory, row.num_segments) {
     gpu::promise_num_threads<kThreads>();
+    team.start();
   }
 };
 
@@ -40,6 +43,9 @@ __device__ __forceinline__ Scaling read_row(const RowTask<Element, kTeam>& task,
   reset(task.team, plan, task.memory);
   summarize(task.row, task.team, plan, scaling, task.memory);
   task.team.barrier();
+  if (plan.needs_digit) {
+    collect_in_leader(task.team, task.memory, bins_of(task.memory.histogram()));
+  }
   return scaling;
 }
 
@@ -50,13 +56,13 @@ __device__ __forceinline__ Command lead_or_follow(const RowTask<Element, kTeam>&
                                                   const Scaling& scaling, Lead lead) {
   if (task.team.leads()) {
     const Command last = lead();
-    task.team.announce(task.memory.head(), last);
+    task.team.announce(last);
     task.team.barrier();
     return last;
   }
   for (;;) {
     task.team.barrier();
-    const Command command = task.memory.head()->command;
+    const Command command = task.memory.state()->command;
     if (command.action == Action::kFinish || command.action == Action::kWrite) return command;
     execute(task.row, task.team, command, scaling, task.memory);
   }

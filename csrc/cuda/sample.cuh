@@ -1,5 +1,5 @@
 // The fused sampler. Grid: 1 (kTeam is false) or 2 to 8 blocks of kThreads a row, row-major. A
-// block owns a run of segments of its row; the first of a team leads (row_memory.cuh). Shared
+// block owns a run of segments of its row; the first of a team leads (team.cuh). Shared
 // memory: shared_memory_bytes(vocab).
 #pragma once
 
@@ -124,7 +124,7 @@ __device__ __forceinline__ void lead_row(const SampleArguments& arguments, int64
     kept = find_kept_set(leader, plan, summary);
     fill_segment_masses(leader, kept);
   } else {
-    kept.count = memory.head()->num_finite;
+    kept.count = memory.state()->num_finite;
     kept.mass = summary.mass;
   }
   Normalisers normalisers = {summary.max, plan.temperature, 0.0, 0.0};
@@ -155,10 +155,10 @@ __device__ __forceinline__ void lead_row(const SampleArguments& arguments, int64
 }
 
 template <typename Element, bool kTeam>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kTeam>)
     sample_kernel(SampleArguments arguments) {
   const RowTask<Element, kTeam> task(arguments.logits, arguments.layout,
-                                     arguments.filters.valid_vocab);
+                                     arguments.filters.valid_vocab, arguments.team);
   const RowStatus status = filter_status(arguments.filters, task.row_index);
   if (status != RowStatus::kValid) {  // the same in the whole team
     if (task.team.leads()) write_invalid(arguments, task.row_index, status);

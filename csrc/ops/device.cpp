@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "../cuda/runtime.h"
+#include "../cuda/team.h"
 
 namespace autodeco::ops {
 namespace {
@@ -63,6 +64,13 @@ Tensor allocate(const Tensor& logits, const std::vector<int64_t>& shape, ScalarT
     throw std::runtime_error("autodeco_ext: no memory for an output of shape " + shape_text(shape));
   }
   return Tensor(handle);
+}
+
+TeamMemory::TeamMemory(const Tensor& logits, const RowLayout& layout, DType dtype) {
+  const cuda::TeamNeeds needs = cuda::team_needs(layout, dtype);
+  if (needs.bytes == 0) return;
+  memory_ = allocate(logits, {needs.bytes}, ScalarType::Byte);
+  scratch_ = {static_cast<char*>(memory_->mutable_data_ptr()), needs.blocks_per_row};
 }
 
 RowStatuses::RowStatuses(const Tensor& logits, int64_t num_rows) {

@@ -1,6 +1,7 @@
 // Runs an op on the device of its logits: threads on the CPU, the current stream on CUDA.
 #pragma once
 
+#include "autodeco/team_scratch.h"
 #include "checks.h"
 
 namespace autodeco::ops {
@@ -11,15 +12,40 @@ inline bool is_on_cuda(const Tensor& tensor) { return tensor.is_cuda(); }
 void run_on_cuda(const char* op, const Tensor& logits, int (*launch)(const void*, void*),
                  const void* arguments);
 
+// What the blocks that share a row need of global memory on the current device. It may be released
+// when the kernel is started: torch gives it to nobody who does not come later in the stream.
+class TeamMemory {
+ public:
+  TeamMemory(const Tensor& logits, const RowLayout& layout, DType dtype);
+  const TeamScratch& scratch() const { return scratch_; }
+
+ private:
+  std::optional<Tensor> memory_;
+  TeamScratch scratch_;
+};
+
 // cpu_kernel(arguments, begin, end) over the rows, or kLaunch(arguments, stream).
 template <auto kLaunch, typename Arguments>
 void run_rows(const char* op, const Tensor& logits, const Arguments& arguments,
               void (*cpu_kernel)(const Arguments&, int64_t, int64_t)) {
   if (is_on_cuda(logits)) {
-    const auto launch = [](const void* untyped, void* stream) {
-      return kLaunch(*static_cast<const Arguments*>(untyped), stream);
+    struct Call {
+      const Tensor& logits;
+      const Arguments& arguments;
     };
-    run_on_cuda(op, logits, launch, &arguments);
+    const Call call = {logits, arguments};
+    const auto launch = [](const void* untyped, void* stream) {
+      const Call& call = *static_cast<const Call*>(untyped);
+      if constexpr (requires { call.arguments.team; }) {
+        Arguments with_team = call.arguments;
+        const TeamMemory memory(call.logits, with_team.layout, with_team.dtype);
+        with_team.team = memory.scratch();
+        return kLaunch(with_team, stream);
+      } else {
+        return kLaunch(call.arguments, stream);
+      }
+    };
+    run_on_cuda(op, logits, launch, &call);
     return;
   }
   for_rows(arguments.layout,

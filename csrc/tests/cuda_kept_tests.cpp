@@ -40,17 +40,17 @@ void kernels_agree_with_a_sort(int trials, uint64_t seed) {
     if (trial % 3 == 0) filters.top_k = 1 + static_cast<int64_t>(random() % (vocab + 3));
     if (trial % 4 == 0) filters.min_p = 0.01f;
     emulation::device.order = orders[random() % 3];
-    const int cluster = 1 << random() % 4;
+    const Shape shape = random_shape(random);
     const std::string what = "T " + std::to_string(filters.temperature) + ", P " +
                              std::to_string(filters.top_p) + ", k " +
                              std::to_string(filters.top_k) + ", vocab " + std::to_string(vocab);
-    const KeptResult result = kept_indices(batch, filters, cluster, vocab);
+    const KeptResult result = kept_indices(batch, filters, shape, vocab);
     for (size_t row = 0; row < rows.size(); ++row) {
       expect(result.status[row] == RowStatus::kValid, "status: " + what);
       judge_row(batch.rows[row], filters, result.ids.data() + result.offsets[row],
                 result.ids.data() + result.offsets[row + 1], what);
     }
-    for (const int other : {1, 2, 4, 8}) {
+    for (const Shape other : kShapes) {
       const KeptResult again = kept_indices(batch, filters, other, vocab);
       expect(again.offsets == result.offsets && again.ids == result.ids,
              "same in another launch shape: " + what);
@@ -68,10 +68,10 @@ void nothing_is_written_past_the_capacity() {
   const Filters filters = {1.0f, 0.8f, 0, 0.0f};
   const KeptResult whole = kept_indices(batch, filters, 1, 3000);
   const int64_t total = whole.offsets.back();
-  for (const int cluster : {1, 2, 4, 8}) {
+  for (const Shape shape : kShapes) {
     for (const int64_t capacity : {int64_t{0}, int64_t{1}, whole.offsets[1] - 1, whole.offsets[1],
                                    whole.offsets[2] + 5, total - 1, total, total + 40}) {
-      const KeptResult result = kept_indices(batch, filters, cluster, 3000, capacity);
+      const KeptResult result = kept_indices(batch, filters, shape, 3000, capacity);
       expect(result.offsets == whole.offsets, "offsets do not depend on the capacity");
       for (int64_t i = 0; i < capacity; ++i) {
         const int32_t wanted = i < total ? whole.ids[static_cast<size_t>(i)] : -1;
@@ -86,15 +86,15 @@ void invalid_rows_have_no_ids() {
   std::vector<float> bad = row;
   bad[2500] = std::numeric_limits<float>::quiet_NaN();
   const Batch<float> batch({row, bad, row}, 0);
-  for (const int cluster : {1, 2, 8}) {
-    const KeptResult result = kept_indices(batch, {}, cluster, 3000);
+  for (const Shape shape : {Shape(1), Shape(2), Shape(8), portable(8)}) {
+    const KeptResult result = kept_indices(batch, {}, shape, 3000);
     expect(result.offsets == std::vector<int64_t>{0, 3000, 3000, 6000}, "no ids in the middle row");
     expect(result.status[1] == RowStatus::kLogitNaN, "status");
-    const KeptResult part = kept_indices(batch, {}, cluster, 2000);
+    const KeptResult part = kept_indices(batch, {}, shape, 2000);
     expect(part.offsets == std::vector<int64_t>{0, 2000, 4000, 6000}, "valid_vocab");
     Filters negative;
     negative.temperature = -1.0f;
-    const KeptResult none = kept_indices(batch, negative, cluster, 3000, 10);
+    const KeptResult none = kept_indices(batch, negative, shape, 3000, 10);
     expect(none.offsets.back() == 0 && none.status[0] == RowStatus::kTemperatureInvalid,
            "bad parameters");
     expect(none.ids == std::vector<int32_t>(10, -1), "ids of bad parameters");
@@ -108,12 +108,12 @@ void the_widest_row_is_written_in_rounds() {
   std::mt19937_64 random(6);
   const Batch<cuda::BFloat16> batch({make_row(RowKind::kGaussian, kVocab, random)}, 0);
   const Filters filters = {1.0f, 0.9f, 0, 0.0f};
-  for (const int cluster : {1, 2}) {
-    const KeptResult whole = kept_indices(batch, filters, cluster, kVocab);
+  for (const Shape shape : {Shape(1), Shape(2), portable(2)}) {
+    const KeptResult whole = kept_indices(batch, filters, shape, kVocab);
     judge_row(batch.rows[0], filters, whole.ids.data(), whole.ids.data() + whole.ids.size(),
               "widest row");
     expect(whole.ids.size() > 1000 && whole.ids.back() > kVocab / 2, "the last round has ids");
-    const KeptResult cut = kept_indices(batch, filters, cluster, kVocab, 1000);
+    const KeptResult cut = kept_indices(batch, filters, shape, kVocab, 1000);
     expect(cut.ids == std::vector<int32_t>(whole.ids.begin(), whole.ids.begin() + 1000),
            "widest row, cut");
   }
@@ -123,8 +123,8 @@ void the_second_kernel_reads_a_row_once() {
   std::mt19937_64 random(7);
   for (const RowKind kind : {RowKind::kConfident, RowKind::kUniform, RowKind::kAllEqual}) {
     const Batch<float> batch({make_row(kind, 20000, random)}, 0);
-    for (const int cluster : {1, 8}) {
-      const KeptResult result = kept_indices(batch, {1.0f, 0.9f, 0, 0.0f}, cluster, 20000);
+    for (const Shape shape : {Shape(1), Shape(8), portable(8)}) {
+      const KeptResult result = kept_indices(batch, {1.0f, 0.9f, 0, 0.0f}, shape, 20000);
       expect(result.bytes_to_write == 20000 * sizeof(float), "bytes of one read");
       if (kind != RowKind::kConfident) continue;
       // The pieces of five tokens, and a segment for a tie at the boundary.

@@ -29,7 +29,7 @@ struct Prediction {
 };
 
 template <typename Element>
-Prediction predict(const Batch<Element>& batch, PredictParametersArguments arguments, int cluster) {
+Prediction predict(const Batch<Element>& batch, PredictParametersArguments arguments, Shape shape) {
   const size_t rows = static_cast<size_t>(batch.num_rows);
   Prediction result;
   result.temperature.assign(rows, -7.0f);
@@ -42,9 +42,8 @@ Prediction predict(const Batch<Element>& batch, PredictParametersArguments argum
   arguments.top_p = result.top_p.data();
   arguments.status = result.status.data();
   const uint64_t before = emulation::device.bytes_loaded;
-  gpu::launch(cluster > 1 ? &cuda::predict_parameters_kernel<Element, true>
-                          : &cuda::predict_parameters_kernel<Element, false>,
-              shape_of(arguments, cluster), arguments);
+  run_rows(&cuda::predict_parameters_kernel<Element, false>,
+           &cuda::predict_parameters_kernel<Element, true>, arguments, shape);
   result.bytes_loaded = emulation::device.bytes_loaded - before;
   return result;
 }
@@ -94,10 +93,10 @@ void judge(const Batch<Element>& batch, Features features, bool has_temperature_
     expect(got.bytes_loaded == emulation::device.bytes_loaded - before,
            "reads what distribution_stats reads: " + what);
   }
-  for (const int cluster : {1, 2, 4, 8}) {
+  for (const Shape shape : kShapes) {
     for (const Order order : {Order::kForward, Order::kReverse, Order::kRandom}) {
       emulation::device.order = order;
-      expect(predict(batch, arguments, cluster) == got, "same in another launch shape: " + what);
+      expect(predict(batch, arguments, shape) == got, "same in another launch shape: " + what);
     }
   }
   // The last row alone, at another alignment.
@@ -155,8 +154,8 @@ void invalid_rows_are_nan_and_do_not_touch_the_others() {
   const std::vector<RowStatus> wanted = {RowStatus::kValid, RowStatus::kLogitNaN,
                                          RowStatus::kLogitPositiveInfinity,
                                          RowStatus::kNoFiniteLogit, RowStatus::kTemperatureInvalid};
-  for (const int cluster : {1, 2, 8}) {
-    const Prediction got = predict(batch, arguments, cluster);
+  for (const Shape shape : {Shape(1), Shape(2), Shape(8), portable(8)}) {
+    const Prediction got = predict(batch, arguments, shape);
     expect(got.status == wanted, "status of invalid rows");
     for (int row = 0; row < kRows; ++row) {
       expect(std::isnan(got.temperature[row]) == (row == 4), "T is NaN where its input is");

@@ -1,5 +1,6 @@
 // Bytes of logits that the kernels load, over the bytes of the row: the table of docs/kernels.md.
-// The largest of two thread orders, with 1 and 8 blocks a row. Beyond the bounds below, a segment
+// The largest of two thread orders, with 1 and 8 blocks a row, in
+// a cluster and without. Beyond the bounds below, a segment
 // of 1024 columns is read once more for the draw, and one more where the last kept token is tied
 // with one that is not.
 #include <cstdlib>
@@ -83,9 +84,9 @@ const Case kCases[] = {
 };
 
 template <typename Element>
-double reads(const std::vector<float>& row, const Filters& filters, int cluster) {
+double reads(const std::vector<float>& row, const Filters& filters, Shape shape) {
   const Batch<Element> batch({row}, 0);
-  const SampleResult result = sample(batch, {filters}, cluster, 1, false, kVocab);
+  const SampleResult result = sample(batch, {filters}, shape, 1, false, kVocab);
   return static_cast<double>(result.bytes_loaded) / (sizeof(Element) * static_cast<double>(kVocab));
 }
 
@@ -97,8 +98,8 @@ double judge(const Case& example, const std::vector<float>& row, double bound) {
   const double slack = in_units ? kUnits : kSegments;
   for (const Order order : {Order::kForward, Order::kLockstep}) {
     emulation::device.order = order;
-    for (const int cluster : {1, 8}) {
-      const double value = reads<Element>(row, example.filters, cluster);
+    for (const Shape shape : {Shape(1), Shape(8), portable(8)}) {
+      const double value = reads<Element>(row, example.filters, shape);
       expect(value >= 1.0 && value <= bound + slack, example.name);
       most = std::max(most, value);
     }

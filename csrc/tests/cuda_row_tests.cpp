@@ -10,10 +10,10 @@ using namespace autodeco::tests;
 using emulation::Order;
 
 template <typename Element>
-void judge_filtered(const Batch<Element>& batch, const Filters& filters, int cluster,
+void judge_filtered(const Batch<Element>& batch, const Filters& filters, Shape shape,
                     const std::string& what) {
   std::vector<RowStatus> status;
-  const std::vector<float> output = filter_logits(batch, filters, cluster, batch.vocab, status);
+  const std::vector<float> output = filter_logits(batch, filters, shape, batch.vocab, status);
   expect(status[0] == RowStatus::kValid, "status: " + what);
   const std::vector<float>& logits = batch.rows[0];
   const float divisor = filters.temperature == 0.0f ? 1.0f : filters.temperature;
@@ -31,17 +31,17 @@ void judge_filtered(const Batch<Element>& batch, const Filters& filters, int clu
       expect(output[column] == wanted, "value: " + what);
     }
   }
-  for (const int other : {1, 8}) {
+  for (const Shape other : {Shape(1), Shape(8), portable(8)}) {
     expect(filter_logits(batch, filters, other, batch.vocab, status) == output,
            "same in another launch shape: " + what);
   }
 }
 
 template <typename Element>
-void judge_stats(const Batch<Element>& batch, float temperature, int cluster,
+void judge_stats(const Batch<Element>& batch, float temperature, Shape shape,
                  const std::string& what) {
   std::vector<RowStatus> status;
-  const std::vector<float> stats = distribution_stats(batch, temperature, cluster, status);
+  const std::vector<float> stats = distribution_stats(batch, temperature, shape, status);
   expect(status[0] == RowStatus::kValid, "status: " + what);
   const std::vector<float>& logits = batch.rows[0];
   const std::vector<double> wanted = statistics_of(logits, temperature);
@@ -52,7 +52,7 @@ void judge_stats(const Batch<Element>& batch, float temperature, int cluster,
            "stat " + std::to_string(i) + " is " + std::to_string(stats[i]) + " for " +
                std::to_string(wanted[i]) + ": " + what);
   }
-  for (const int other : {1, 8}) {
+  for (const Shape other : {Shape(1), Shape(8), portable(8)}) {
     expect(distribution_stats(batch, temperature, other, status) == stats,
            "same in another launch shape: " + what);
   }
@@ -78,12 +78,12 @@ void kernels_agree_with_a_sort(int trials, uint64_t seed) {
     if (trial % 3 == 0) filters.top_k = 1 + static_cast<int64_t>(random() % (vocab + 3));
     if (trial % 4 == 0) filters.min_p = 0.01f;
     emulation::device.order = orders[random() % 4];
-    const int cluster = 1 << random() % 4;
+    const Shape shape = random_shape(random);
     const std::string what = "kind " + std::to_string(static_cast<int>(kind)) + ", T " +
                              std::to_string(filters.temperature) + ", P " +
                              std::to_string(filters.top_p) + ", vocab " + std::to_string(vocab);
-    judge_filtered(batch, filters, cluster, what);
-    if (filters.temperature > 0.0f) judge_stats(batch, filters.temperature, cluster, what);
+    judge_filtered(batch, filters, shape, what);
+    if (filters.temperature > 0.0f) judge_stats(batch, filters.temperature, shape, what);
   }
 }
 
@@ -121,30 +121,30 @@ void quotients_are_exact() {
 void invalid_rows_are_filled() {
   std::vector<float> row(3000, 0.5f);
   row[2500] = std::numeric_limits<float>::quiet_NaN();
-  for (const int cluster : {1, 2}) {
+  for (const Shape shape : {Shape(1), Shape(2), portable(2)}) {
     std::vector<RowStatus> status;
     const Batch<float> batch({row}, 0);
-    for (const float value : filter_logits(batch, {}, cluster, 3000, status)) {
+    for (const float value : filter_logits(batch, {}, shape, 3000, status)) {
       expect(std::isinf(value), "an invalid row is all filter_value");
     }
     expect(status[0] == RowStatus::kLogitNaN, "status of filter_logits");
-    const std::vector<float> part = filter_logits(batch, {}, cluster, 2000, status);
+    const std::vector<float> part = filter_logits(batch, {}, shape, 2000, status);
     expect(status[0] == RowStatus::kValid && part[1999] == 0.5f && std::isinf(part[2000]) &&
                std::isinf(part[2999]),
            "columns beyond valid_vocab get filter_value");
-    for (const float value : distribution_stats(batch, 1.0f, cluster, status)) {
+    for (const float value : distribution_stats(batch, 1.0f, shape, status)) {
       expect(std::isnan(value), "statistics of an invalid row are NaN");
     }
     expect(status[0] == RowStatus::kLogitNaN, "status of distribution_stats");
     // As on the CPU: parameters first in filter_logits, logits first in distribution_stats.
     Filters negative;
     negative.temperature = -1.0f;
-    filter_logits(batch, negative, cluster, 3000, status);
+    filter_logits(batch, negative, shape, 3000, status);
     expect(status[0] == RowStatus::kTemperatureInvalid, "bad T and bad logits, filter_logits");
-    distribution_stats(batch, -1.0f, cluster, status);
+    distribution_stats(batch, -1.0f, shape, status);
     expect(status[0] == RowStatus::kLogitNaN, "bad T and bad logits, distribution_stats");
     const Batch<float> good({std::vector<float>(3000, 0.5f)}, 0);
-    for (const float value : distribution_stats(good, -1.0f, cluster, status)) {
+    for (const float value : distribution_stats(good, -1.0f, shape, status)) {
       expect(std::isnan(value), "statistics of a row with a bad T are NaN");
     }
     expect(status[0] == RowStatus::kTemperatureInvalid, "bad T, distribution_stats");

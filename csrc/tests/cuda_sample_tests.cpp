@@ -1,9 +1,10 @@
 // The sampling kernel on the emulated device, judged by a float64 sort: kept sets, draws, infos,
-// independence of cluster size, thread order, batch and alignment, and invalid rows.
+// independence of team size and kind, thread order, batch and alignment, and invalid rows.
 #include <cstdlib>
 
 #include "autodeco/philox.h"
 #include "emulated_kernels.h"
+#include "team.h"
 
 namespace {
 
@@ -28,11 +29,11 @@ Filters random_filters(RowKind kind, int vocab, std::mt19937_64& random) {
   return filters;
 }
 
-std::string describe(RowKind kind, const Filters& filters, int vocab, int cluster) {
+std::string describe(RowKind kind, const Filters& filters, int vocab, Shape shape) {
   char text[200];
-  std::snprintf(text, sizeof text, "kind %d, T %g, P %g, k %lld, min_p %g, vocab %d, cluster %d",
+  std::snprintf(text, sizeof text, "kind %d, T %g, P %g, k %lld, min_p %g, vocab %d, %s",
                 static_cast<int>(kind), filters.temperature, filters.top_p,
-                static_cast<long long>(filters.top_k), filters.min_p, vocab, cluster);
+                static_cast<long long>(filters.top_k), filters.min_p, vocab, shape.text().c_str());
   return text;
 }
 
@@ -93,7 +94,6 @@ void judge_row(const Batch<Element>& batch, int row, const Filters& filters,
 template <typename Element>
 void kernel_agrees_with_a_sort(int trials, int seed) {
   std::mt19937_64 random(static_cast<uint64_t>(seed));
-  const int clusters[] = {1, 2, 4, 8};
   const Order orders[] = {Order::kForward, Order::kReverse, Order::kRandom, Order::kLockstep};
   for (int trial = 0; trial < trials; ++trial) {
     const int vocab_kind = static_cast<int>(random() % 8);
@@ -117,18 +117,18 @@ void kernel_agrees_with_a_sort(int trials, int seed) {
       filters.push_back(random_filters(kind, vocab, random));
     }
     const Batch<Element> batch(source, static_cast<int>(random() % 3 == 0 ? random() % 8 : 0));
-    const int cluster = clusters[random() % 4];
+    const Shape shape = random_shape(random);
     emulation::device.order = orders[random() % 4];
-    const SampleResult result = sample(batch, filters, cluster, num_samples, true, vocab);
+    const SampleResult result = sample(batch, filters, shape, num_samples, true, vocab);
     for (int row = 0; row < num_rows; ++row) {
       judge_row(batch, row, filters[row], result, num_samples,
-                describe(kinds[row], filters[row], vocab, cluster));
+                describe(kinds[row], filters[row], vocab, shape));
     }
     // Another launch shape, another thread order, no infos, another alignment: the same tokens.
-    const int other_cluster = clusters[random() % 4];
+    const Shape other_shape = random_shape(random);
     emulation::device.order = orders[random() % 4];
-    expect(sample(batch, filters, other_cluster, num_samples, true, vocab) == result,
-           "same in another launch shape: " + describe(kinds[0], filters[0], vocab, other_cluster));
+    expect(sample(batch, filters, other_shape, num_samples, true, vocab) == result,
+           "same in another launch shape: " + describe(kinds[0], filters[0], vocab, other_shape));
     const Batch<Element> moved(source, static_cast<int>(random() % 8));
     expect(sample(moved, filters, 1, num_samples, false, vocab).tokens == result.tokens,
            "same at another alignment");
@@ -141,9 +141,32 @@ void sums_do_not_overflow() {
   const Batch<float> batch({std::vector<float>(kMostColumns, -1.25f)}, 0);
   Filters filters;
   filters.top_p = 0.99999994f;
-  const SampleResult result = sample(batch, {filters}, 8, 2, true, kMostColumns);
-  expect(result.kept[0] > kMostColumns - 4 && result.tokens[0] >= 0 && result.tokens[1] >= 0,
-         "2^20 equal tokens");
+  for (const Shape shape : {Shape(8), portable(8)}) {
+    const SampleResult result = sample(batch, {filters}, shape, 2, true, kMostColumns);
+    expect(result.kept[0] > kMostColumns - 4 && result.tokens[0] >= 0 && result.tokens[1] >= 0,
+           "2^20 equal tokens");
+  }
+}
+
+void portable_teams_stay_within_their_bounds() {
+  for (const int64_t vocab : {1, 16384, 32000, 151936, 1 << 20}) {
+    const int64_t per_row = static_cast<int64_t>(cuda::team_scratch_bytes(vocab));
+    for (const int multiprocessors : {1, 46, 108, 142}) {
+      for (int64_t rows = 1; rows < 600; ++rows) {
+        for (const int64_t element_bytes : {2, 4}) {
+          const int size =
+              cuda::portable_team_size(rows, vocab, element_bytes, multiprocessors, per_row);
+          expect(size == 1 || size == 2 || size == 4 || size == 8, "a team of 1, 2, 4 or 8");
+          if (size == 1) continue;
+          const int64_t one_percent = rows * vocab * element_bytes / 100;
+          expect(rows * size <= multiprocessors, "all blocks are resident at once");
+          expect(rows * per_row <= std::max<int64_t>(1 << 20, one_percent), "bytes of scratch");
+        }
+      }
+    }
+  }
+  expect(cuda::portable_team_size(1, 151936, 2, 108, cuda::team_scratch_bytes(151936)) == 8,
+         "one row has the largest team");
 }
 
 // Rows so long that float32 keys are counted per unit of several segments, where top_k is more than
@@ -161,7 +184,9 @@ void long_rows_with_top_k_and_top_p() {
       const Batch<Element> batch({make_row(kind, kVocab, random)}, 0);
       const SampleResult result = sample(batch, {filters}, 1, 8, true, kVocab);
       judge_row(batch, 0, filters, result, 8, describe(kind, filters, kVocab, 1));
-      expect(sample(batch, {filters}, 8, 8, true, kVocab) == result, "long row, 8 blocks");
+      for (const Shape shape : {Shape(8), portable(8)}) {
+        expect(sample(batch, {filters}, shape, 8, true, kVocab) == result, "long row, 8 blocks");
+      }
     }
   }
 }
@@ -190,10 +215,10 @@ void invalid_rows_get_a_status() {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   std::mt19937_64 random(6);
   const std::vector<float> good = make_row(RowKind::kGaussian, 2500, random);
-  for (const int cluster : {1, 4}) {
+  for (const Shape shape : {Shape(1), Shape(4), portable(4)}) {
     const auto status = [&](const std::vector<float>& row, Filters filters, int64_t valid_vocab) {
       const SampleResult result =
-          sample(Batch<Element>({row}, 0), {filters}, cluster, 2, true, valid_vocab);
+          sample(Batch<Element>({row}, 0), {filters}, shape, 2, true, valid_vocab);
       const bool valid = result.status[0] == RowStatus::kValid;
       expect((result.tokens[1] >= 0) == valid && (result.kept[0] > 0) == valid &&
                  std::isnan(result.logprobs[1]) != valid,
@@ -242,6 +267,7 @@ int main(int count, char** values) {
     kernel_agrees_with_a_sort<cuda::BFloat16>(trials, 2);
     kernel_agrees_with_a_sort<cuda::Float16>(trials, 3);
     sums_do_not_overflow();
+    portable_teams_stay_within_their_bounds();
     long_rows_with_top_k_and_top_p<float>();
     long_rows_with_top_k_and_top_p<cuda::BFloat16>();
     rows_do_not_affect_each_other();

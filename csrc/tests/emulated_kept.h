@@ -19,7 +19,7 @@ constexpr int64_t kAllIds = -1;  // as a capacity: as many as there are
 
 // Rows with the same parameters.
 template <typename Element>
-KeptResult kept_indices(const Batch<Element>& batch, const Filters& filters, int cluster,
+KeptResult kept_indices(const Batch<Element>& batch, const Filters& filters, Shape shape,
                         int64_t valid_vocab, int64_t capacity = kAllIds) {
   const size_t rows = static_cast<size_t>(batch.num_rows);
   KeptIndicesArguments arguments;
@@ -39,22 +39,19 @@ KeptResult kept_indices(const Batch<Element>& batch, const Filters& filters, int
   arguments.offsets = result.offsets.data();
   arguments.status = result.status.data();
   arguments.last = last.data();
-  gpu::Launch where = shape_of(arguments, cluster);
   uint64_t before = emulation::device.bytes_loaded;
-  gpu::launch(cluster > 1 ? &cuda::count_kept_kernel<Element, true>
-                          : &cuda::count_kept_kernel<Element, false>,
-              where, arguments);
+  run_rows(&cuda::count_kept_kernel<Element, false>, &cuda::count_kept_kernel<Element, true>,
+           arguments, shape);
   result.bytes_to_decide = emulation::device.bytes_loaded - before;
   std::partial_sum(result.offsets.begin(), result.offsets.end(), result.offsets.begin());
 
   arguments.capacity = capacity == kAllIds ? result.offsets.back() : capacity;
   result.ids.assign(static_cast<size_t>(arguments.capacity), -1);
   arguments.ids = result.ids.data();
-  where.shared_bytes = cuda::marks_bytes(arguments.layout.vocab, where.cluster);
   before = emulation::device.bytes_loaded;
-  gpu::launch(cluster > 1 ? &cuda::write_kept_kernel<Element, true>
-                          : &cuda::write_kept_kernel<Element, false>,
-              where, arguments);
+  run_rows(&cuda::write_kept_kernel<Element, false>, &cuda::write_kept_kernel<Element, true>,
+           arguments, shape,
+           cuda::marks_bytes(arguments.layout.vocab, static_cast<unsigned>(shape.blocks)));
   result.bytes_to_write = emulation::device.bytes_loaded - before;
   return result;
 }

@@ -98,19 +98,61 @@ struct SampleResult {
   }
 };
 
+// How many blocks share a row, and whether they meet in global memory instead of a cluster.
+struct Shape {
+  int blocks;
+  bool portable;
+
+  Shape(int blocks_per_row, bool without_clusters = false)
+      : blocks(blocks_per_row), portable(without_clusters) {}
+  std::string text() const {
+    return std::to_string(blocks) + (portable ? " blocks without clusters" : " blocks");
+  }
+};
+inline Shape portable(int blocks) { return {blocks, true}; }
+inline const Shape kShapes[] = {1, 2, 4, 8, portable(2), portable(4), portable(8)};
+inline Shape random_shape(std::mt19937_64& random) {
+  return kShapes[random() % std::size(kShapes)];
+}
+
+// Scratch as the ops make it, and as a kernel may find it: NaN, small numbers, or what an earlier
+// kernel left there.
+inline char* scratch_of(size_t bytes) {
+  static std::vector<char> scratch;
+  static std::mt19937_64 random(1);
+  const uint64_t kind = random() % 3;
+  if (scratch.size() != bytes) std::vector<char>(bytes).swap(scratch);
+  if (kind == 0) std::memset(scratch.data(), 0xff, bytes);
+  if (kind == 1) {
+    uint32_t* words = reinterpret_cast<uint32_t*>(scratch.data());
+    for (size_t i = 0; i < bytes / sizeof(uint32_t); ++i) words[i] = random() % 3;
+  }
+  return scratch.data();
+}
+
+// Starts the kernel for one block a row, or that for several. What both need of shared memory is
+// `shared_bytes`, or that of a row.
 template <typename Arguments>
-gpu::Launch shape_of(const Arguments& arguments, int cluster) {
+void run_rows(void (*one)(Arguments), void (*several)(Arguments), Arguments arguments, Shape shape,
+              size_t shared_bytes = 0) {
+  const RowLayout& layout = arguments.layout;
   gpu::Launch where;
-  where.blocks = arguments.layout.num_rows * cluster;
+  where.blocks = layout.num_rows * shape.blocks;
   // The kernels take any number of warps; ThreadSanitizer is slow to make fibers.
   where.threads = emulation::kDetectsRaces ? 64 : cuda::kThreads;
-  where.shared_bytes = cuda::shared_memory_bytes(arguments.layout.vocab);
-  where.cluster = static_cast<unsigned>(cluster);
-  return where;
+  where.shared_bytes = shared_bytes != 0 ? shared_bytes : cuda::shared_memory_bytes(layout.vocab);
+  if (shape.portable) {
+    const size_t rows = static_cast<size_t>(layout.num_rows);
+    arguments.team = {scratch_of(rows * cuda::team_scratch_bytes(layout.vocab)), shape.blocks};
+    where.together = true;
+  } else {
+    where.cluster = static_cast<unsigned>(shape.blocks);
+  }
+  gpu::launch(shape.blocks > 1 ? several : one, where, arguments);
 }
 
 template <typename Element>
-std::vector<float> filter_logits(const Batch<Element>& batch, const Filters& filters, int cluster,
+std::vector<float> filter_logits(const Batch<Element>& batch, const Filters& filters, Shape shape,
                                  int64_t valid_vocab, std::vector<RowStatus>& status) {
   FilterLogitsArguments arguments;
   arguments.logits = batch.memory.data() + batch.misaligned;
@@ -126,15 +168,13 @@ std::vector<float> filter_logits(const Batch<Element>& batch, const Filters& fil
   status.assign(static_cast<size_t>(batch.num_rows), RowStatus::kNoFiniteLogit);
   arguments.output = output.data();
   arguments.status = status.data();
-  const gpu::Launch where = shape_of(arguments, cluster);
-  gpu::launch(cluster > 1 ? &cuda::filter_logits_kernel<Element, true>
-                          : &cuda::filter_logits_kernel<Element, false>,
-              where, arguments);
+  run_rows(&cuda::filter_logits_kernel<Element, false>, &cuda::filter_logits_kernel<Element, true>,
+           arguments, shape);
   return output;
 }
 
 template <typename Element>
-std::vector<float> distribution_stats(const Batch<Element>& batch, float temperature, int cluster,
+std::vector<float> distribution_stats(const Batch<Element>& batch, float temperature, Shape shape,
                                       std::vector<RowStatus>& status) {
   DistributionStatsArguments arguments;
   arguments.logits = batch.memory.data() + batch.misaligned;
@@ -145,25 +185,15 @@ std::vector<float> distribution_stats(const Batch<Element>& batch, float tempera
   status.assign(static_cast<size_t>(batch.num_rows), RowStatus::kNoFiniteLogit);
   arguments.output = output.data();
   arguments.status = status.data();
-  const gpu::Launch where = shape_of(arguments, cluster);
-  gpu::launch(cluster > 1 ? &cuda::distribution_stats_kernel<Element, true>
-                          : &cuda::distribution_stats_kernel<Element, false>,
-              where, arguments);
+  run_rows(&cuda::distribution_stats_kernel<Element, false>,
+           &cuda::distribution_stats_kernel<Element, true>, arguments, shape);
   return output;
-}
-
-template <typename Element>
-void start_sample(const SampleArguments& arguments, int cluster) {
-  const gpu::Launch where = shape_of(arguments, cluster);
-  gpu::launch(
-      cluster > 1 ? &cuda::sample_kernel<Element, true> : &cuda::sample_kernel<Element, false>,
-      where, arguments);
 }
 
 constexpr int64_t kSeed = 0x123456789abcdefLL;
 
 template <typename Element>
-SampleResult sample(const Batch<Element>& batch, const std::vector<Filters>& filters, int cluster,
+SampleResult sample(const Batch<Element>& batch, const std::vector<Filters>& filters, Shape shape,
                     int num_samples, bool info, int64_t valid_vocab) {
   const size_t rows = static_cast<size_t>(batch.num_rows);
   std::vector<float> temperature, top_p, min_p;
@@ -204,7 +234,8 @@ SampleResult sample(const Batch<Element>& batch, const std::vector<Filters>& fil
     arguments.log_kept_mass = result.log_kept_mass.data();
   }
   const uint64_t before = emulation::device.bytes_loaded;
-  start_sample<Element>(arguments, cluster);
+  run_rows(&cuda::sample_kernel<Element, false>, &cuda::sample_kernel<Element, true>, arguments,
+           shape);
   result.bytes_loaded = emulation::device.bytes_loaded - before;
   return result;
 }

@@ -7,6 +7,7 @@
 #include "autodeco/row_layout.h"
 #include "autodeco/row_parameter.h"
 #include "autodeco/row_status.h"
+#include "autodeco/team_scratch.h"
 
 namespace autodeco {
 
@@ -19,6 +20,7 @@ struct DistributionStatsArguments {
   const void* logits = nullptr;
   DType dtype = DType::kFloat32;
   RowLayout layout;
+  TeamScratch team;
   RowParameter<float> temperature;
 
   float* output = nullptr;      // [rows, kNumStats]

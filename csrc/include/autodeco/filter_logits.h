@@ -7,6 +7,7 @@
 #include "autodeco/filters.h"
 #include "autodeco/row_layout.h"
 #include "autodeco/row_status.h"
+#include "autodeco/team_scratch.h"
 
 namespace autodeco {
 
@@ -14,6 +15,7 @@ struct FilterLogitsArguments {
   const void* logits = nullptr;
   DType dtype = DType::kFloat32;
   RowLayout layout;
+  TeamScratch team;
   FilterParameters filters;
   float filter_value = 0.0f;
 

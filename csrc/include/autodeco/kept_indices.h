@@ -11,6 +11,7 @@
 #include "autodeco/last_kept.h"
 #include "autodeco/row_layout.h"
 #include "autodeco/row_status.h"
+#include "autodeco/team_scratch.h"
 
 namespace autodeco {
 
@@ -18,6 +19,7 @@ struct KeptIndicesArguments {
   const void* logits = nullptr;
   DType dtype = DType::kFloat32;
   RowLayout layout;
+  TeamScratch team;
   FilterParameters filters;
 
   RowStatus* status = nullptr;  // [rows], by the first kernel

@@ -24,6 +24,7 @@ struct PredictParametersArguments {
   const void* logits = nullptr;
   DType dtype = DType::kFloat32;
   RowLayout layout;
+  TeamScratch team;
 
   HeadLayers temperature_head;
   HeadLayers top_p_head;

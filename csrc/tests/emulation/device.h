@@ -1,5 +1,6 @@
 // Runs CUDA kernels on the CPU to test their logic: a CUDA thread is a fiber, the blocks of a
-// cluster are resident together, and threads run until they meet in a barrier or a warp operation.
+// cluster, or of a launch that asks for it, are resident together, and threads run until they meet
+// in a barrier or a warp operation, or wait for other blocks.
 //
 // A missing barrier gives a wrong answer under one of the thread orders, and a race report under
 // -fsanitize=thread. Shared memory has exactly the size of the launch and starts as NaN, so that
@@ -71,6 +72,9 @@ struct Thread : Fiber {
 struct BarrierSite {
   const char* file;
   unsigned line;
+  bool between_blocks;
+  bool met_with_clusters;
+  bool met_without_clusters;
 };
 
 constexpr int kMaxSites = 256;
@@ -83,7 +87,9 @@ struct Device {
   uint64_t bytes_loaded = 0;  // of global memory, through gpu.cuh's load functions
   BarrierSite sites[kMaxSites];
   int num_sites = 0;
-  int removed_site = -1;  // this barrier of `sites` does nothing
+  const char* removed_file = "";  // the barrier of this place does nothing
+  unsigned removed_line = 0;
+  bool has_clusters = true;
 
   Fiber main;
   Thread* current = nullptr;
@@ -91,6 +97,7 @@ struct Device {
   Thread* ready[kMaxThreads];
   unsigned num_ready = 0;
   unsigned alive = 0;
+  unsigned yields = 0;  // since a thread last went on
   unsigned block_threads = 0;
   unsigned cluster_size = 0;
   char error[300] = {};
@@ -142,6 +149,7 @@ AUTODECO_EMULATOR void fail(const char* what, const char* file, unsigned line) {
 AUTODECO_EMULATOR bool arrive(Meeting& meeting, const char* file, unsigned line,
                               bool orders_memory) {
   Thread* me = device.current;
+  device.yields = 0;
   me->file = file;
   me->line = line;
   me->next = nullptr;
@@ -185,18 +193,44 @@ AUTODECO_EMULATOR void leave(Meeting& meeting, bool orders_memory, bool complete
   if (orders_memory) acquire(&meeting.sync[phase]);
 }
 
-AUTODECO_EMULATOR bool is_removed(const char* file, unsigned line) {
+// Lets every other thread that is ready run first; fails if none of them changes anything any more.
+AUTODECO_EMULATOR void yield(const Location& location) {
+  constexpr unsigned kMostYields = 100000;
+  if (++device.yields > kMostYields) {
+    fail("a thread waits for ever", location.file_name(), location.line());
+  }
+  if (device.order == Order::kForward || device.order == Order::kReverse) {  // the last runs first
+    for (unsigned i = device.num_ready; i > 0; --i) device.ready[i] = device.ready[i - 1];
+    device.ready[0] = device.current;
+  } else {
+    device.ready[device.num_ready] = device.current;
+  }
+  ++device.num_ready;
+  run_next(*device.current);
+}
+
+AUTODECO_EMULATOR bool is_removed(const Location& location, bool between_blocks) {
+  const char* file = location.file_name();
+  const unsigned line = location.line();
   int site = 0;
   while (site < device.num_sites &&
          (device.sites[site].file != file || device.sites[site].line != line)) {
     ++site;
   }
-  if (site == device.num_sites && site < kMaxSites) device.sites[device.num_sites++] = {file, line};
-  return site == device.removed_site;
+  if (site == device.num_sites && site < kMaxSites) {
+    device.sites[device.num_sites++] = {file, line, false, false, false};
+  }
+  if (site < kMaxSites) {
+    device.sites[site].between_blocks |= between_blocks;
+    device.sites[site].met_with_clusters |= device.has_clusters;
+    device.sites[site].met_without_clusters |= !device.has_clusters;
+  }
+  return line == device.removed_line && std::strcmp(file, device.removed_file) == 0;
 }
 
-AUTODECO_EMULATOR void wait(Meeting& meeting, const Location& location) {
-  if (is_removed(location.file_name(), location.line())) return;
+AUTODECO_EMULATOR void wait(Meeting& meeting, const Location& location,
+                            bool between_blocks = false) {
+  if (is_removed(location, between_blocks)) return;
   leave(meeting, true, arrive(meeting, location.file_name(), location.line(), true));
 }
 
@@ -219,6 +253,7 @@ AUTODECO_EMULATOR void run_thread() {
   Thread* me = device.current;
   acquire(&device.start_sync);
   device.body(device.context);
+  device.yields = 0;
   release(&me->block->exit_sync);
   if (--me->block->running == 0) {  // peers must not use the memory of a block that has left
     acquire(&me->block->exit_sync);
@@ -235,7 +270,7 @@ struct Launch {
   unsigned blocks = 1;
   unsigned threads = 32;
   size_t shared_bytes = 0;
-  unsigned cluster = 1;
+  unsigned cluster = 1;  // or all blocks, if they are resident together
 };
 
 // The memory of blocks lives to the end of a launch: reuse would make blocks look ordered.

@@ -37,8 +37,10 @@ AUTODECO_EMULATOR char* shared_memory() { return emulation::device.current->bloc
 AUTODECO_EMULATOR void block_barrier(Location location = Location::current()) {
   emulation::wait(emulation::device.current->block->barrier, location);
 }
+// A launch in which all blocks are resident together is one cluster to the emulation.
+AUTODECO_EMULATOR bool has_clusters() { return emulation::device.has_clusters; }
 AUTODECO_EMULATOR void cluster_barrier(Location location = Location::current()) {
-  emulation::wait(*emulation::device.current->block->cluster_barrier, location);
+  emulation::wait(*emulation::device.current->block->cluster_barrier, location, true);
 }
 
 AUTODECO_EMULATOR char* peer_memory(unsigned rank) {
@@ -91,6 +93,25 @@ inline uint32_t atomic_add(uint32_t* address, uint32_t value) {
   return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
 }
 
+// ThreadSanitizer knows what these order.
+inline uint32_t arrive(uint32_t* count, Location at = Location::current()) {
+  if (emulation::is_removed(at, true)) {
+    return __atomic_load_n(count, __ATOMIC_RELAXED);
+  }
+  return __atomic_fetch_add(count, 1u, __ATOMIC_RELEASE);
+}
+inline void wait_for(const uint32_t* count, uint32_t wanted, Location at = Location::current()) {
+  if (emulation::is_removed(at, true)) return;
+  while (__atomic_load_n(count, __ATOMIC_ACQUIRE) < wanted) emulation::yield(at);
+}
+inline void publish(uint32_t* word, uint32_t value, Location at = Location::current()) {
+  if (!emulation::is_removed(at, true)) __atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
+inline uint32_t read_published(const uint32_t* word) {
+  return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+inline void pause(Location at = Location::current()) { emulation::yield(at); }
+
 template <typename T>
 const T* opaque(const T* address) {
   return address;
@@ -142,6 +163,7 @@ struct Launch {
   unsigned threads = 32;
   size_t shared_bytes = 0;
   unsigned cluster = 1;
+  bool together = false;
   void* stream = nullptr;
 };
 
@@ -152,8 +174,10 @@ int launch(void (*kernel)(Arguments), const Launch& where, const Arguments& argu
     void (*kernel)(Arguments);
     const Arguments* arguments;
   } call = {kernel, &arguments};
+  const unsigned blocks = static_cast<unsigned>(where.blocks);
+  emulation::device.has_clusters = !where.together;
   emulation::run_grid(
-      {static_cast<unsigned>(where.blocks), where.threads, where.shared_bytes, where.cluster},
+      {blocks, where.threads, where.shared_bytes, where.together ? blocks : where.cluster},
       [](void* context) {
         Call& call = *static_cast<Call*>(context);
         call.kernel(*call.arguments);
