@@ -3,11 +3,13 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "../csrc/cuda/row_memory.cuh"
+#include "../csrc/cuda/loss_memory.cuh"
 
 int main(int count, char** arguments) {
   for (int i = 1; i < count; ++i) {
     const long long vocab = std::atoll(arguments[i]);
-    std::printf("%lld %zu\n", vocab, autodeco::cuda::shared_memory_bytes(vocab));
+    const size_t row = autodeco::cuda::shared_memory_bytes(vocab);
+    const size_t loss = autodeco::cuda::loss_shared_memory_bytes(vocab);
+    std::printf("%lld %zu\n", vocab, row > loss ? row : loss);
   }
 }

@@ -127,6 +127,11 @@ Tensor autodeco_loss_logits_gradient(const Tensor& logits, const Tensor& tempera
                                      bool megatron, bool exclusive, double steepness,
                                      double temperature_clamp, double top_p_temperature_clamp,
                                      double mass_eps, double probability_eps) {
+  if (is_on_cuda(logits)) {
+    fail(kGradientOp,
+         "logits must be on the CPU (their gradient has no CUDA kernel; logits.detach() trains the "
+         "heads), got a CUDA tensor");
+  }
   AutodecoLossGradientArguments arguments;
   set_rows(kGradientOp, logits, temperature, top_p, labels, arguments);
   arguments.options = loss_options(kGradientOp, megatron, exclusive, steepness, temperature_clamp,

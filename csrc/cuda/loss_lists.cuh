@@ -1,0 +1,220 @@
+// What the bins do not tell: the heavy tokens one by one, and the tokens of the bin in which the
+// running mass crosses P. Both are found by reading again the pieces that can hold such tokens.
+#pragma once
+
+#include "loss_bins.cuh"
+
+namespace autodeco::cuda {
+
+// Smallest order key whose logit is in `bin` or above, up to that of the maximum plus one.
+__device__ __forceinline__ uint32_t first_key_of_bin(const BinGrid& grid, int bin, float max) {
+  uint32_t low = order_key(-std::numeric_limits<float>::max());
+  uint32_t high = order_key(max) + 1;
+  while (low < high) {
+    const uint32_t middle = low + (high - low) / 2;
+    if (grid.bin(logit_of_key(middle)) >= bin) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return low;
+}
+
+// Totals of the bins and the dust; the same in every thread.
+struct BinTotals {
+  double top;    // place of the maximum
+  double width;  // of a bin, in units of (max - l) / T
+  double weight;
+};
+
+constexpr uint32_t kEqualTokens = 1u << 31;  // beside the count of a settled bin
+
+// Replaces what has been counted of every bin by what it means, relative to the maximum: weight and
+// distance, in the words of the positions and squares. Double arithmetic is slow on many GPUs, and
+// this is asked for several times.
+__device__ __forceinline__ BinTotals settle_bins(const LossRow& known,
+                                                 const StreamedRow& streamed) {
+  LossBins& bins = *LossMemory::bins();
+  BinTotals totals;
+  totals.top = static_cast<double>(streamed.grid.place(streamed.max));
+  totals.width = streamed.grid.width(known.top_p_temperature);
+  double weight = 0.0;
+  for (int i = static_cast<int>(gpu::thread_index()); i < static_cast<int>(kLossBins);
+       i += static_cast<int>(gpu::num_threads())) {
+    const int bin = streamed.top - i;
+    const uint32_t slot = slot_of(bin);
+    const BinContent content = bin_content(bins, bin, totals.top, totals.width);
+    if (content.count == 0) continue;
+    weight += content.weight;
+    const uint64_t weight_bits = std::bit_cast<uint64_t>(content.weight);
+    const uint64_t distance_bits = std::bit_cast<uint64_t>(content.distance);
+    bins.count[slot] = content.count | (content.equal ? kEqualTokens : 0);
+    bins.position_low[slot] = static_cast<uint32_t>(weight_bits);
+    bins.position_high[slot] = static_cast<uint32_t>(weight_bits >> 32);
+    bins.square_low[slot] = static_cast<uint32_t>(distance_bits);
+    bins.square_high[slot] = static_cast<uint32_t>(distance_bits >> 32);
+  }
+  totals.weight = block_sum(weight) + streamed.dust;
+  return totals;
+}
+
+__device__ __forceinline__ BinContent settled_bin(int bin) {
+  const LossBins& bins = *LossMemory::bins();
+  const uint32_t slot = slot_of(bin);
+  BinContent content = {};
+  content.count = bins.count[slot] & ~kEqualTokens;
+  if (content.count == 0) return content;
+  content.equal = (bins.count[slot] & kEqualTokens) != 0;
+  content.weight = std::bit_cast<double>(static_cast<uint64_t>(bins.position_high[slot]) << 32 |
+                                         bins.position_low[slot]);
+  content.distance = std::bit_cast<double>(static_cast<uint64_t>(bins.square_high[slot]) << 32 |
+                                           bins.square_low[slot]);
+  return content;
+}
+
+// Whether the row is flat and all that matters of it lies in two bins: its tokens differ by less
+// than their places in a bin could tell.
+__device__ __forceinline__ bool is_narrow(const StreamedRow& streamed, const BinTotals& totals) {
+  if (totals.weight * kHeavy < 0.9) return false;
+  double inside = 0.0;
+  for (int bin = streamed.top; bin > streamed.top - 2; --bin) {
+    const BinContent content = settled_bin(bin);
+    // Equal tokens are told by none.
+    if (bin == streamed.top && content.equal && content.weight > (1.0 - 1e-7) * totals.weight) {
+      return false;
+    }
+    inside += content.weight;
+  }
+  return inside > (1.0 - 1e-7) * totals.weight;
+}
+
+// The lowest bin whose tokens have at least this probability; streamed.top + 1 where there is none.
+__device__ __forceinline__ int lowest_bin_of(double probability, const StreamedRow& streamed,
+                                             const BinTotals& totals) {
+  const double weight = probability * totals.weight;
+  if (weight > 1.0) return streamed.top + 1;
+  const double lowest = static_cast<double>(streamed.top) - static_cast<double>(kLossBins);
+  const double bin = totals.top + logarithm(weight) / totals.width;
+  return static_cast<int>(bin > lowest ? bin : lowest) + 1;
+}
+
+// Tokens in `bin` and above.
+__device__ __forceinline__ uint32_t count_from(int bin, const StreamedRow& streamed) {
+  uint32_t count = 0;
+  for (int one = streamed.top - static_cast<int>(gpu::thread_index()); one >= bin;
+       one -= static_cast<int>(gpu::num_threads())) {
+    count += LossMemory::bins()->count[slot_of(one)] & ~kEqualTokens;
+  }
+  return block_sum(count);
+}
+
+// The lowest bin whose tokens are taken one by one.
+__device__ __forceinline__ int lowest_heavy_bin(const StreamedRow& streamed,
+                                                const BinTotals& totals, double steepness) {
+  int high = lowest_bin_of(kHeavy, streamed, totals);
+  if (steepness <= kCommonSteepness) return high;
+  // The steeper the edge, the more the order of light tokens matters: as many as the list holds.
+  int low = lowest_bin_of(kHeavy * kCommonSteepness / steepness, streamed, totals);
+#pragma unroll 1
+  while (low < high) {
+    const int middle = low + (high - low) / 2;
+    if (count_from(middle, streamed) <= kHeavyCapacity) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return high;
+}
+
+// Leaves in head()->crossing the bin below the heavy ones in which the running mass crosses P, if
+// its tokens are not equal. Ends with a barrier.
+__device__ __forceinline__ void find_crossing(const StreamedRow& streamed, const BinTotals& totals,
+                                              int heavy_bin, const SoftTopPWalk& start) {
+  LossHead* head = LossMemory::head();
+  if (gpu::thread_index() == 0) head->crossing.bin = kNoCrossing;
+  const int share = static_cast<int>(kLossBins / gpu::num_threads());
+  const int first = streamed.top - static_cast<int>(gpu::thread_index()) * share;
+  double weight = 0.0;
+#pragma unroll 1
+  for (int bin = first; bin > first - share; --bin) weight += settled_bin(bin).weight;
+  double total;
+  double before = block_inclusive_sum(weight, head->scratch_double, &total) - weight;
+#pragma unroll 1
+  for (int bin = first; bin > first - share; --bin) {
+    const BinContent content = settled_bin(bin);
+    SoftTopPWalk walk = start;
+    walk.remaining = 1.0 - before / totals.weight;
+    before += content.weight;
+    const double mass = content.weight / totals.weight;
+    const bool crosses = walk.passed() <= walk.top_p && walk.passed() + mass > walk.top_p;
+    if (!crosses || bin >= heavy_bin || content.equal) continue;
+    Crossing& crossing = head->crossing;
+    crossing.bin = bin;
+    crossing.count = content.count;
+    crossing.lowest_key = first_key_of_bin(streamed.grid, bin, streamed.max);
+    crossing.highest_key = first_key_of_bin(streamed.grid, bin + 1, streamed.max) - 1;
+    crossing.highest_logit = logit_of_key(crossing.highest_key);
+    crossing.room = walk.room() / mass;
+    crossing.target = crossing.bin_mass = 0;
+    crossing.range_mass = crossing.range_moment = 0;
+    crossing.head_mass = crossing.head_moment = 0;
+  }
+  gpu::block_barrier();
+}
+
+// Calls visit(logits) for eight logits of each lane, in every piece that holds a key of at least
+// `lowest_key`; other lanes have -inf.
+template <typename Element, typename Visit>
+__device__ __forceinline__ void for_each_reaching(const Row<Element>& row, uint32_t lowest_key,
+                                                  Visit visit) {
+  const int num_warps = static_cast<int>(gpu::num_threads() / 32);
+  const int half = static_cast<int>(gpu::lane_index()) / kLossPieceLanes;
+  for (int segment = static_cast<int>(gpu::warp_index()); segment < row.num_segments;
+       segment += num_warps) {
+#pragma unroll 1
+    for (int v = 0; v < kVectors; ++v) {
+      const int piece = segment * kLossPieces + v * (32 / kLossPieceLanes) + half;
+      const bool reaches = LossMemory::piece_max()[piece] >= lowest_key >> 16;
+      if (gpu::ballot(reaches) == 0) continue;
+      float logits[kVector];
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) logits[i] = -kInfinity;
+      if (reaches) row.load_vector(column_of(segment, v, 0), logits);
+      visit(logits);
+    }
+  }
+}
+
+__device__ __forceinline__ void push_key(uint32_t* list, uint32_t* size, uint32_t capacity,
+                                         uint32_t key) {
+  const uint32_t place = gpu::atomic_add(size, 1u);
+  if (place < capacity) list[place] = key;
+}
+
+// The heavy tokens' keys, sorted, the highest first. Ends with a barrier.
+__device__ __forceinline__ void sort_heavy(uint32_t count) {
+  uint32_t* keys = LossMemory::heavy_keys();
+  uint32_t size = 1;
+  while (size < count) size *= 2;
+  for (uint32_t i = count + gpu::thread_index(); i < size; i += gpu::num_threads()) keys[i] = 0;
+  gpu::block_barrier();
+  for (uint32_t run = 2; run <= size; run *= 2) {
+    for (uint32_t distance = run / 2; distance > 0; distance /= 2) {
+      for (uint32_t pair = gpu::thread_index(); pair < size / 2; pair += gpu::num_threads()) {
+        const uint32_t low = pair / distance * distance * 2 + pair % distance;
+        const uint32_t a = keys[low];
+        const uint32_t b = keys[low + distance];
+        const bool descends = (low & run) == 0;
+        if ((a < b) == descends) {
+          keys[low] = b;
+          keys[low + distance] = a;
+        }
+      }
+      gpu::block_barrier();
+    }
+  }
+}
+
+}  // namespace autodeco::cuda

@@ -1,0 +1,210 @@
+// Sums and walk of a row that was read into bins.
+#pragma once
+
+#include "loss_crossing.cuh"
+
+namespace autodeco::cuda {
+
+// The reads after the first, and what they are for. Leaves head()->lists.
+template <typename Element>
+__device__ __forceinline__ void list_tokens(const Row<Element>& row, const LossRow& known,
+                                            const StreamedRow& streamed, const BinTotals& totals,
+                                            const SoftTopPWalk& start, int most_narrowings) {
+  LossHead* head = LossMemory::head();
+  LossLists lists;
+  lists.heavy_bin = lowest_heavy_bin(streamed, totals, start.steepness);
+  find_crossing(streamed, totals, lists.heavy_bin, start);
+  const bool crosses = head->crossing.bin != kNoCrossing;
+  const CrossingToken token(crosses ? head->crossing.highest_logit : 0.0f, known.top_p_temperature);
+  if (crosses) {
+#pragma unroll 1
+    while (most_narrowings > 0 && head->crossing.count > kGatherCapacity &&
+           head->crossing.lowest_key != head->crossing.highest_key) {
+      narrow_crossing(row, token);
+      --most_narrowings;
+    }
+  }
+  const bool gathers = crosses && head->crossing.count <= kGatherCapacity;
+  const bool has_heavy = lists.heavy_bin <= streamed.top;
+  const uint32_t heavy_key =
+      has_heavy ? first_key_of_bin(streamed.grid, lists.heavy_bin, streamed.max) : 0xffffffffu;
+  const uint32_t lowest_key = gathers ? head->crossing.lowest_key : heavy_key;
+  const uint32_t highest_key = gathers ? head->crossing.highest_key : 0;
+  if (gpu::thread_index() == 0) {
+    head->num_heavy = 0;
+    head->num_gathered = 0;
+  }
+  gpu::block_barrier();
+  if (gathers || has_heavy) {
+    for_each_reaching(row, lowest_key, [&](const float* logits) {
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) {
+        const uint32_t key = order_key(logits[i]);
+        if (key >= heavy_key) {
+          push_key(LossMemory::heavy_keys(), &head->num_heavy, kHeavyCapacity, key);
+        } else if (key >= lowest_key && key <= highest_key) {
+          push_key(LossMemory::gathered_keys(), &head->num_gathered, kGatherCapacity, key);
+        }
+      }
+    });
+  }
+  gpu::block_barrier();
+  lists.num_heavy = head->num_heavy < kHeavyCapacity ? head->num_heavy : kHeavyCapacity;
+  if (gathers) {
+    split_gathered(token, start.exclusive);
+  } else if (crosses && gpu::thread_index() == 0) {
+    Crossing& crossing = head->crossing;
+    split_equals(crossing, crossing.range_mass, crossing.range_moment, crossing.count,
+                 start.exclusive);
+  }
+  sort_heavy(lists.num_heavy);
+  lists.label_index = -1;
+  const uint32_t label_key = order_key(known.label_logit);
+  uint32_t above = 0;
+  for (uint32_t i = gpu::thread_index(); i < lists.num_heavy; i += gpu::num_threads()) {
+    above += LossMemory::heavy_keys()[i] > label_key;
+  }
+  above = block_sum(above);
+  if (label_key >= heavy_key) {
+    lists.label_index = static_cast<int>(above + streamed.label_rank) - 1;
+  }
+  keep(head->lists, lists);
+}
+
+__device__ __forceinline__ double distance_of_key(uint32_t key, float max, double temperature) {
+  return (static_cast<double>(max) - static_cast<double>(logit_of_key(key))) / temperature;
+}
+
+// Leaves head()->sums.
+__device__ __forceinline__ void sum_listed(const LossRow& known, const StreamedRow& streamed,
+                                           const LossLists& lists) {
+  LossSums sums = {};
+  sums.max = streamed.max;
+  sums.raw_weight = streamed.raw;
+  sums.label_rank = streamed.label_rank;
+  sums.apart = lists.label_index >= 0;
+  const double temperature = static_cast<double>(known.top_p_temperature);
+  const int threads = static_cast<int>(gpu::num_threads());
+  for (int i = static_cast<int>(gpu::thread_index()); i < static_cast<int>(lists.num_heavy);
+       i += threads) {
+    const double distance = distance_of_key(LossMemory::heavy_keys()[i], streamed.max, temperature);
+    const double weight = exponential(-distance);
+    if (i != lists.label_index) sums.weight += weight;
+    sums.moment += weight * distance;
+  }
+  const int lowest = streamed.top - static_cast<int>(kLossBins);
+  for (int bin = lists.heavy_bin - 1 - static_cast<int>(gpu::thread_index()); bin > lowest;
+       bin -= threads) {
+    const BinContent content = settled_bin(bin);
+    sums.weight += content.weight;
+    sums.moment += content.weight * content.distance;
+  }
+  sums.weight = block_sum(sums.weight) + streamed.dust;
+  sums.moment = block_sum(sums.moment) + streamed.dust_moment;
+  keep(LossMemory::head()->sums, sums);
+}
+
+__device__ __forceinline__ SoftTopPWalk walk_listed(const SoftTopPWalk& start, const LossRow& known,
+                                                    const StreamedRow& streamed,
+                                                    const LossLists& lists, const LossSums& sums) {
+  LossHead* head = LossMemory::head();
+  const double temperature = static_cast<double>(known.top_p_temperature);
+  const double label_distance =
+      (static_cast<double>(streamed.max) - static_cast<double>(known.label_logit)) / temperature;
+  const double label_weight = exponential(-label_distance);
+  const double inverse = 1.0 / (sums.weight + (sums.apart ? label_weight : 0.0));
+  const double mean = sums.moment * inverse;
+  if (gpu::thread_index() == 0) {
+    Standing& at = head->label_at;
+    const double mass = streamed.before * inverse;
+    at.mass = mass < 1.0 ? mass : 1.0;
+    at.slope = mean * at.mass - streamed.before_moment * inverse;
+    if (start.exclusive) {
+      const double probability = label_weight * inverse;
+      at.mass -= probability;
+      at.slope -= probability * (mean - label_distance);
+    }
+  }
+  const int num_heavy = static_cast<int>(lists.num_heavy);
+  const int lowest = streamed.top - static_cast<int>(kLossBins);
+  const int num_light = lists.heavy_bin - 1 - lowest;
+  const int label_bin = streamed.grid.bin(known.label_logit);
+  return walk_items(num_heavy + num_light + 1, start, [&](int index) {
+    LossItem item;
+    if (index < num_heavy) {
+      const double distance =
+          distance_of_key(LossMemory::heavy_keys()[index], streamed.max, temperature);
+      const double probability = exponential(-distance) * inverse;
+      item.count = 1;
+      item.group = {probability, mean - distance, probability};
+      item.label_rank = index == lists.label_index;
+      return item;
+    }
+    if (index == num_heavy + num_light) {
+      item.equal = false;
+      item.count = streamed.dust > 0.0;
+      if (item.count != 0) {
+        item.group = {streamed.dust * inverse, mean - streamed.dust_moment / streamed.dust, 0.0};
+      }
+      return item;
+    }
+    const int bin = lists.heavy_bin - 1 - (index - num_heavy);
+    const BinContent content = settled_bin(bin);
+    if (content.count == 0) return item;
+    item.count = content.count;
+    item.equal = content.equal;
+    const double mass = content.weight * inverse;
+    item.group = {mass, mean - content.distance, mass / content.count};
+    if (bin == label_bin) item.label_mass = streamed.before * inverse;
+    if (bin == head->crossing.bin && head->crossing.bin_mass != 0) {
+      const Crossing& crossing = head->crossing;
+      const double head_mass = static_cast<double>(crossing.head_mass);
+      item.head_share = head_mass / static_cast<double>(crossing.bin_mass);
+      constexpr double kNats = 0.6931471805599453 / 16.0;  // of a unit of the moment
+      const double distance =
+          head_mass > 0.0 ? static_cast<double>(crossing.head_moment) / head_mass * kNats : 0.0;
+      item.head_lambda =
+          mean - distance -
+          distance_of_key(order_key(crossing.highest_logit), streamed.max, temperature);
+    }
+    return item;
+  });
+}
+
+// Sums at the temperature of the temperature loss, where it is not that of the other.
+template <typename Element>
+__device__ __forceinline__ void read_other_sums(const Row<Element>& row, const LossRow& known,
+                                                LossSums& sums) {
+  constexpr double kNats = 0.6931471805599453;
+  const QuarterBits bits(known.temperature);
+  const float max_quarter = -0.25f * sums.max;
+  double weight = 0.0;
+  double moment = 0.0;
+  for (int segment = static_cast<int>(gpu::warp_index()); segment < row.num_segments;
+       segment += static_cast<int>(gpu::num_threads() / 32)) {
+#pragma unroll 1
+    for (int v = 0; v < kVectors; ++v) {
+      float logits[kVector];
+      row.load_vector(column_of(segment, v, 0), logits);
+      float vector_weight = 0.0f;
+      float vector_moment = 0.0f;
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) {
+        const float x = bits.of(fmaf(logits[i], 0.25f, max_quarter));
+        const float one = gpu::exp2_approximate(x);
+        if (column_of(segment, v, i) != known.label) vector_weight += one;
+        vector_moment -= one * x;
+      }
+      weight += static_cast<double>(vector_weight);
+      moment += static_cast<double>(vector_moment);
+    }
+  }
+  weight = block_sum(weight);
+  moment = block_sum(moment) * kNats;
+  if (gpu::thread_index() == 0) {
+    sums.other_weight = weight;
+    sums.other_moment = moment;
+  }
+}
+
+}  // namespace autodeco::cuda

@@ -1,0 +1,161 @@
+// The walk over the tokens of a row in rank order, by a whole block: scans give every thread what
+// was passed before its item, so each item's share is found on its own. Then the losses.
+#pragma once
+
+#include "loss_memory.cuh"
+
+namespace autodeco::cuda {
+
+// Tokens side by side in rank order.
+struct LossItem {
+  uint32_t count = 0;
+  TokenGroup group = {};
+  bool equal = true;        // they have one logit
+  uint32_t label_rank = 0;  // of the label among them, from 1; 0: it is not told apart here
+  double label_mass = 0.0;  // C of the label that is one of them, inexact; 0: it is none
+  // Of tokens that are not equal and cross P: the share of the mass that is head, and its lambda.
+  double head_share = -1.0;  // below 0: not known
+  double head_lambda = 0.0;
+};
+
+__device__ __forceinline__ void add_equals(SoftTopPWalk& walk, uint32_t count, double probability,
+                                           double lambda) {
+  if (count == 0) return;
+  if (count == 1) {
+    walk.add(probability, lambda);
+    return;
+  }
+  const TokenGroup group = {count * probability, lambda, probability};
+  walk.add(group, walk.crosses(group) ? walk.head_of_equals(group) : walk.all_or_nothing(group));
+}
+
+// Among equal tokens the label's place is a whole number.
+__device__ __forceinline__ void note_label(const SoftTopPWalk& walk, const LossItem& item) {
+  const TokenGroup& group = item.group;
+  double rank = rint((item.label_mass - walk.passed()) / group.probability);
+  rank = rank < item.count ? rank : item.count;
+  const double others = rank > 1.0 ? (rank - 1.0) * group.probability : 0.0;
+  SoftTopPWalk at_label = walk;
+  at_label.pass(others, group.lambda);
+  LossMemory::head()->label_at = at_label.standing(group.probability, group.lambda);
+}
+
+__device__ __forceinline__ void add_item(SoftTopPWalk& walk, const LossItem& item) {
+  const TokenGroup& group = item.group;
+  if (item.equal) {
+    if (item.label_rank == 0) {
+      if (item.label_mass > 0.0) note_label(walk, item);
+      add_equals(walk, item.count, group.probability, group.lambda);
+      return;
+    }
+    add_equals(walk, item.label_rank - 1, group.probability, group.lambda);
+    LossMemory::head()->label_at = walk.standing(group.probability, group.lambda);
+    walk.pass(group.probability, group.lambda);
+    add_equals(walk, item.count - item.label_rank, group.probability, group.lambda);
+    return;
+  }
+  if (item.head_share >= 0.0) {
+    walk.add(group, {item.head_share * group.mass, item.head_lambda});
+  } else {
+    walk.add(group, walk.crosses(group) ? walk.head_of_light(group) : walk.all_or_nothing(group));
+  }
+}
+
+// The sums of a walk over item_of(0), item_of(1), ...; the same in every thread. Where an item
+// holds the label apart, its standing is in head()->label_at.
+template <typename ItemOf>
+__device__ __forceinline__ SoftTopPWalk walk_items(int num_items, const SoftTopPWalk& start,
+                                                   ItemOf item_of) {
+  LossHead* head = LossMemory::head();
+  SoftTopPWalk sums = start;
+  double mass_before = 0.0;
+  double slope_before = 0.0;
+#pragma unroll 1
+  for (int begin = 0; begin < num_items; begin += static_cast<int>(gpu::num_threads())) {
+    const int index = begin + static_cast<int>(gpu::thread_index());
+    LossItem item;
+    if (index < num_items) item = item_of(index);
+    const double slope = item.group.mass * item.group.lambda;
+    double mass_total;
+    double slope_total;
+    const double mass_upto =
+        block_inclusive_sum(item.group.mass, head->scratch_double, &mass_total);
+    const double slope_upto = block_inclusive_sum(slope, head->scratch_double, &slope_total);
+    if (item.count != 0) {
+      SoftTopPWalk walk = start;
+      const double left = 1.0 - (mass_before + (mass_upto - item.group.mass));
+      walk.remaining = left > 0.0 ? left : 0.0;
+      walk.slope = slope_before + (slope_upto - slope);
+      add_item(walk, item);
+      sums.head += walk.head;
+      sums.tail += walk.tail;
+      sums.trend += walk.trend;
+      sums.leaning += walk.leaning;
+    }
+    mass_before += mass_total;
+    slope_before += slope_total;
+  }
+  sums.head = block_sum(sums.head);
+  sums.tail = block_sum(sums.tail);
+  sums.trend = block_sum(sums.trend);
+  sums.leaning = block_sum(sums.leaning);
+  return sums;
+}
+
+__device__ __forceinline__ SoftTopPWalk start_walk(const LossOptions& options, float top_p) {
+  // At P = 1 there is no tail, whatever the sums round to.
+  return {options.steepness, top_p < 1.0f ? static_cast<double>(top_p) : 2.0, options.exclusive};
+}
+
+struct LossOutput {
+  float losses[2];
+  float gradients[3];
+};
+
+// ln(1 / p) of the label: without cancellation where the others weigh little.
+__device__ __forceinline__ double cross_entropy(double label_weight, double other_weight,
+                                                double distance) {
+  if (other_weight < 0.25 * label_weight) return logarithm_1p(other_weight / label_weight);
+  return logarithm(label_weight + other_weight) + distance;
+}
+
+// By one thread. `kept` are the sums of the walk; the label's standing is in head()->label_at.
+__device__ __forceinline__ LossOutput finish_losses(const LossOptions& options, const LossRow& row,
+                                                    const LossSums& sums,
+                                                    const SoftTopPWalk& walked,
+                                                    float raw_temperature) {
+  LossOutput output = {};
+  const double below = static_cast<double>(sums.max) - static_cast<double>(row.label_logit);
+  const double raw = exponential(-below) / sums.raw_weight;
+
+  const double first_temperature = static_cast<double>(row.temperature);
+  const double first_distance = below / first_temperature;
+  const double first_weight = exponential(-first_distance);
+  const double first_total = first_weight + sums.other_weight;
+  const double weight = options.megatron ? first_weight / first_total : raw;
+  if (weight > 0.0) {
+    const double lambda = sums.other_moment / first_total - first_distance;
+    output.losses[0] =
+        static_cast<float>(weight * cross_entropy(first_weight, sums.other_weight, first_distance));
+    const bool flows = raw_temperature >= options.temperature_clamp;
+    output.gradients[0] = flows ? static_cast<float>(weight * lambda / first_temperature) : 0.0f;
+  }
+
+  if (raw > 0.0) {
+    const double temperature = static_cast<double>(row.top_p_temperature);
+    const double distance = below / temperature;
+    const double label_weight = exponential(-distance);
+    const double total = sums.weight + (sums.apart ? label_weight : 0.0);
+    const LabelToken label = {label_weight / total, sums.moment / total - distance,
+                              LossMemory::head()->label_at, sums.apart};
+    const SoftTopPLoss result =
+        soft_top_p_loss(walked, label, temperature, options.mass_eps, options.probability_eps);
+    output.losses[1] = static_cast<float>(raw * result.loss);
+    const bool flows = raw_temperature >= options.top_p_temperature_clamp;
+    output.gradients[1] = flows ? static_cast<float>(raw * result.temperature_gradient) : 0.0f;
+    output.gradients[2] = static_cast<float>(raw * result.top_p_gradient);
+  }
+  return output;
+}
+
+}  // namespace autodeco::cuda

@@ -1,0 +1,202 @@
+// Runs the loss kernels on the emulated device, and their float64 oracle. The oracle sorts.
+#pragma once
+
+#include "autodeco_loss.cuh"
+#include "emulated_kernels.h"
+
+namespace autodeco::tests {
+
+struct LossResult {
+  std::vector<float> losses;
+  std::vector<float> gradients;
+  std::vector<char> counted;
+  std::vector<RowStatus> status;
+  uint64_t bytes_loaded = 0;
+
+  bool operator==(const LossResult& other) const {
+    const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
+      return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+    };
+    return same(losses, other.losses) && same(gradients, other.gradients) &&
+           counted == other.counted && status == other.status;
+  }
+};
+
+struct LossInputs {
+  std::vector<float> temperature;
+  std::vector<float> top_p;
+  std::vector<int64_t> labels;
+  std::vector<float> drop_uniform;  // empty: none
+  float easy_token_drop = 0.6f;
+  LossOptions options;
+};
+
+template <typename Element>
+LossResult autodeco_loss(const Batch<Element>& batch, const LossInputs& inputs) {
+  const size_t rows = static_cast<size_t>(batch.num_rows);
+  LossResult result;
+  result.losses.assign(2 * rows, -7.0f);
+  result.gradients.assign(3 * rows, -7.0f);
+  result.counted.assign(2 * rows, 2);
+  result.status.assign(rows, RowStatus::kNoFiniteLogit);
+  AutodecoLossArguments arguments;
+  arguments.logits = batch.memory.data() + batch.misaligned;
+  arguments.dtype = dtype_of<Element>();
+  arguments.layout = batch.layout();
+  arguments.temperature = inputs.temperature.data();
+  arguments.top_p = inputs.top_p.data();
+  arguments.labels = inputs.labels.data();
+  if (!inputs.drop_uniform.empty()) arguments.drop_uniform = inputs.drop_uniform.data();
+  arguments.easy_token_drop = inputs.easy_token_drop;
+  arguments.options = inputs.options;
+  arguments.losses = result.losses.data();
+  arguments.gradients = result.gradients.data();
+  arguments.counted = reinterpret_cast<bool*>(result.counted.data());
+  arguments.status = result.status.data();
+  gpu::Launch where = shape_of(arguments, 1);
+  where.threads = std::min(where.threads, cuda::kLossThreads);
+  where.shared_bytes = cuda::loss_shared_memory_bytes(batch.vocab);
+  const uint64_t before = emulation::device.bytes_loaded;
+  gpu::launch(&cuda::autodeco_loss_kernel<Element>, where, arguments);
+  result.bytes_loaded = emulation::device.bytes_loaded - before;
+  return result;
+}
+
+// Float neighbours in two clusters: more of them in one bin than a list holds.
+inline std::vector<float> make_clusters(int vocab, std::mt19937_64& random) {
+  std::vector<float> row = make_row(RowKind::kClose, vocab, random);
+  for (size_t i = 0; i < row.size(); i += 4) row[i] -= 1.0f;
+  return row;
+}
+
+// The losses and gradients of one row in float64, from a stable sort.
+struct LossOracle {
+  std::vector<int> order;
+  std::vector<double> logits;  // in rank order
+  int label_rank = 0;
+
+  LossOracle(const std::vector<float>& row, int64_t label) {
+    order.resize(row.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return row[a] > row[b]; });
+    for (const int column : order) logits.push_back(row[column]);
+    while (order[label_rank] != label) ++label_rank;
+  }
+
+  struct Softmax {
+    std::vector<double> p;
+    std::vector<double> lambda;
+    double label_complement = 0.0;  // of the label's p, as a sum
+  };
+
+  Softmax softmax(double temperature) const {
+    Softmax result;
+    double total = 0.0;
+    for (const double logit : logits) {
+      result.p.push_back(std::exp((logit - logits[0]) / temperature));
+      total += result.p.back();
+    }
+    double mean = 0.0;
+    for (size_t i = 0; i < logits.size(); ++i) {
+      result.p[i] /= total;
+      if (result.p[i] > 0.0) mean += result.p[i] * (logits[0] - logits[i]) / temperature;
+    }
+    for (size_t i = 0; i < logits.size(); ++i) {
+      result.lambda.push_back(result.p[i] > 0.0 ? mean - (logits[0] - logits[i]) / temperature
+                                                : 0.0);
+      if (static_cast<int>(i) != label_rank) result.label_complement += result.p[i];
+    }
+    return result;
+  }
+
+  struct Values {
+    double losses[2] = {};
+    double gradients[3] = {};
+    double terms = 0.0;  // of gradients[1], by absolute value
+  };
+
+  Values at(float temperature, double top_p, const LossOptions& options) const {
+    Values values;
+    const double weight = softmax(1.0).p[label_rank];
+    const float first_clamp = options.temperature_clamp;
+    const double first = std::max(temperature, first_clamp);
+    const Softmax base = softmax(first);
+    const double label_p = base.p[label_rank];
+    const double first_weight = options.megatron ? label_p : weight;
+    if (first_weight > 0.0) {
+      const double entropy =
+          base.label_complement < 0.5 ? -std::log1p(-base.label_complement) : -std::log(label_p);
+      // From the logits where p underflows.
+      double total = 0.0;
+      for (const double logit : logits) total += std::exp((logit - logits[0]) / first);
+      const double distance = (logits[0] - logits[label_rank]) / first;
+      double mean = 0.0;
+      for (size_t i = 0; i < logits.size(); ++i) {
+        if (base.p[i] > 0.0) mean += base.p[i] * (logits[0] - logits[i]) / first;
+      }
+      values.losses[0] = first_weight * (label_p > 1e-200 ? entropy : std::log(total) + distance);
+      if (temperature >= first_clamp) {
+        values.gradients[0] = first_weight * (mean - distance) / first;
+      }
+    }
+    if (weight == 0.0) return values;
+
+    const double a = options.steepness;
+    const float clamp = options.top_p_temperature_clamp;
+    const double second = std::max(temperature, clamp);
+    const Softmax soft = softmax(second);
+    const size_t n = logits.size();
+    std::vector<double> mass(n), slope(n);
+    double running = 0.0, running_slope = 0.0;
+    for (size_t i = 0; i < n; ++i) {
+      if (options.exclusive) mass[i] = running, slope[i] = running_slope;
+      running += soft.p[i];
+      running_slope += soft.p[i] * soft.lambda[i];
+      if (!options.exclusive) mass[i] = running, slope[i] = running_slope;
+    }
+    const auto is_tail = [&](size_t i) { return top_p < 1.0 && mass[i] > top_p * (1.0 + 1e-13); };
+    double head = 0.0, tail = 0.0, rest = 0.0, pulled = 0.0;
+    double label_pull = 0.0, label_u = 0.0;
+    const size_t label = static_cast<size_t>(label_rank);
+    for (size_t i = 0; i < n; ++i) {
+      const double u = is_tail(i) ? soft.p[i] * std::exp(-a * (mass[i] - top_p)) : soft.p[i];
+      const double pull = soft.lambda[i] - (is_tail(i) ? a * slope[i] : 0.0);
+      (is_tail(i) ? tail : head) += u;
+      if (i == label) {
+        label_u = u;
+        const double distance = (logits[0] - logits[label]) / second;
+        label_pull = pull;
+        if (soft.p[i] == 0.0) {
+          double mean = 0.0;
+          for (size_t j = 0; j < n; ++j) {
+            if (soft.p[j] > 0.0) mean += soft.p[j] * (logits[0] - logits[j]) / second;
+          }
+          label_pull = mean - distance - (is_tail(i) ? a * slope[i] : 0.0);
+        }
+      } else {
+        rest += u;
+        pulled += u * pull;
+        values.terms += std::fabs(u * pull);
+      }
+    }
+    const double total = head + tail + options.mass_eps;
+    const double q = label_u / total;
+    const double ratio = q / (q + options.probability_eps);
+    const double others = rest + options.mass_eps;
+    values.losses[1] = weight * (q > 0.5 ? -std::log1p(options.probability_eps - others / total)
+                                         : -std::log(q + options.probability_eps));
+    const double gradient =
+        is_tail(label) ? -ratio * a * (head + options.mass_eps) / total : ratio * a * tail / total;
+    values.gradients[2] = weight * gradient;
+    if (temperature >= clamp) {
+      values.gradients[1] = -weight * (ratio / second) * (-label_pull * others + pulled) / total;
+      values.terms =
+          weight * (ratio / second) * (std::fabs(label_pull * others) + values.terms) / total;
+    } else {
+      values.terms = 0.0;
+    }
+    return values;
+  }
+};
+
+}  // namespace autodeco::tests
