@@ -9,7 +9,6 @@ from autodeco_ext import reference
 from autodeco_ext._load import build_info, cpu_isa, set_cpu_isa, supported_cpu_isas
 from autodeco_ext._version import __version__
 from autodeco_ext.decode import DecodeStep, decode_step
-from autodeco_ext.linear_loss import linear_autodeco_loss
 from autodeco_ext.losses import autodeco_loss, soft_top_p_loss
 from autodeco_ext.ops import (
     KeptIndices,
@@ -26,9 +25,11 @@ if TYPE_CHECKING:
         DecodingTrace,
         SamplingLogitsProcessor,
     )
+    from autodeco_ext.linear_loss import linear_autodeco_loss
     from autodeco_ext.models import AutoDecoConfig, AutoDecoHeads, AutoDecoModelForCausalLM
 
-# These need transformers, whose import takes seconds: they are loaded when first used.
+# These need transformers or torch's compiler, whose import takes seconds: they are loaded when
+# first used.
 _LAZY = {
     "AutoDecoConfig": "autodeco_ext.models",
     "AutoDecoHeads": "autodeco_ext.models",
@@ -36,6 +37,7 @@ _LAZY = {
     "AutoDecoLogitsProcessor": "autodeco_ext.generation",
     "DecodingTrace": "autodeco_ext.generation",
     "SamplingLogitsProcessor": "autodeco_ext.generation",
+    "linear_autodeco_loss": "autodeco_ext.linear_loss",
 }
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""More elements than 32 bits can count, on the CPU. Pages nobody writes to take no memory."""
+"""More elements than 32 bits can count, on the CPU."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ VOCAB = 151_936
 
 
 def zeros(elements: int, dtype: torch.dtype) -> torch.Tensor:
-    """Zeros that exist in the address space alone until they are written to."""
-    return torch.frombuffer(mmap.mmap(-1, elements * dtype.itemsize), dtype=dtype)
+    """Zeros that take no memory until they are written to: private pages share one of zeros."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    return torch.frombuffer(mmap.mmap(-1, elements * dtype.itemsize, flags=flags), dtype=dtype)
 
 
 def far_rows(dtype: torch.dtype) -> torch.Tensor:

@@ -1,5 +1,5 @@
-// Maximum and sum of exp(l - maximum) of a range of rows, one read for each: what any sampler has
-// to do, and what the others are measured against.
+// Maximum and sum of exp(l - maximum) of a range of rows, in one read: what any sampler has to do,
+// and what the others are measured against.
 #pragma once
 
 #include "autodeco/floor.h"
@@ -10,18 +10,11 @@ namespace {
 
 template <typename Element>
 void floor_row(const Row<Element>& row, float* output) {
-  float max = -kInfinity;
-  for (int number = 0; number < row.num_blocks(); ++number) {
-    const float of_block = block_max(row.block(number));
-    max = max > of_block ? max : of_block;
-  }
   const Scaling scaling(1.0f);
-  double sum = 0.0;
-  for (int number = 0; number < row.num_blocks(); ++number) {
-    sum += static_cast<double>(block_weight<true>(row.block(number), scaling, max));
-  }
-  output[0] = max;
-  output[1] = static_cast<float>(sum);
+  RowSummary summary;
+  summarize(row, &scaling, summary);
+  output[0] = summary.max;
+  output[1] = static_cast<float>(static_cast<double>(summary.mass) / kMassScale);
 }
 
 void floor_rows(const FloorArguments& arguments, int64_t begin, int64_t end) {

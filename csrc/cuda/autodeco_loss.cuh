@@ -88,7 +88,7 @@ __device__ __forceinline__ float clamped(float temperature, float clamp) {
 }
 
 template <typename Element>
-__global__ void __launch_bounds__(kLossThreads, kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(kLossThreads, kBlocksPerMultiprocessor<false>)
     autodeco_loss_kernel(const __grid_constant__ AutodecoLossArguments arguments) {
   gpu::promise_num_threads<kLossThreads>();
   const int64_t row_index = gpu::block_index();
