@@ -226,6 +226,18 @@ Block<float> widened(const Block<Element>& block, float* buffer) {
 // steepness * kLight / 2.
 constexpr double kLight = 0x1p-16;
 
+// Lists the tokens from `lowest` on.
+template <typename Element>
+void list_row(const Row<Element>& row, const LossSums& sums, float lowest, LogitList& list) {
+  alignas(64) float buffer[kBlock];
+  list.clear();
+  for (int number = 0; number < row.num_blocks() && list.complete; ++number) {
+    if (sums.block_max[number] < lowest) continue;
+    list.complete = list.size <= LogitList::kRoom;
+    if (list.complete) list.append_block(widened(row.block(number), buffer), lowest);
+  }
+}
+
 // Sums of a row at the scale's temperature; lists in `list`, where that is not null, a superset of
 // the tokens of probability >= kLight. One read. Without a label (-1) no token ranks before it.
 template <bool kUnit, typename Element>
@@ -295,10 +307,10 @@ void sum_row(const Row<Element>& row, const LossScale& scale, int label, LogitLi
     }
     list->append_block(block, threshold);
   }
-  if (list != nullptr) {
+  if (list != nullptr && list->complete) {
+    const float lowest = scale.logit_at(-logarithm(kLight * sums.all.total()), sums.max);
+    if (highest_threshold > lowest) list_row(row, sums, lowest, *list);
     list->pad();
-    list->complete &=
-        highest_threshold <= scale.logit_at(-logarithm(kLight * sums.all.total()), sums.max);
   }
   // A sum of products is NaN where a logit is.
   nan |= sums.all.moment != sums.all.moment;
