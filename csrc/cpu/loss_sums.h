@@ -127,7 +127,8 @@ struct LogitsOf {
     pad();
   }
 
-  void append_block(const Block<float>& block, float lowest) {
+  template <typename Element>
+  void append_block(const Block<Element>& block, float lowest) {
     for (int i = 0; i < block.padded; i += kLanes) {
       const Floats values = load(block.data + i);
       append(values, at_least(values, splat(lowest)));
@@ -152,8 +153,8 @@ inline Mask ranks_before(Floats logits, int column, int label, float label_logit
 
 // What is added up of one block: always the weights, and those at T = 1, those of tokens before
 // the label, and tokens at the maximum on their own, where the block may have such.
-template <bool kUnit, bool kLabel, bool kMax>
-void add_block(const Block<float>& block, const LossScale& scale, int label, float label_logit,
+template <bool kUnit, bool kLabel, bool kMax, typename Element>
+void add_block(const Block<Element>& block, const LossScale& scale, int label, float label_logit,
                LossSums& sums) {
   constexpr int kChains = 2;
   constexpr float kLog2E = 1.44269504f;
@@ -211,20 +212,21 @@ void add_block(const Block<float>& block, const LossScale& scale, int label, flo
   }
 }
 
-// A block is looked at more than once while it is in the first-level cache; narrow elements are
-// widened the first time.
-inline const Block<float>& widened(const Block<float>& block, float*) { return block; }
-
-template <typename Element>
-Block<float> widened(const Block<Element>& block, float* buffer) {
-  for (int i = 0; i < block.padded; i += kLanes) store(buffer + i, load(block.data + i));
-  return {buffer, block.begin, block.size, block.padded};
-}
-
 // Tokens lighter than this share of a row are never told apart: their order among themselves does
 // not matter, and what a decay over their mass leaves of each differs from the mean by less than
 // steepness * kLight / 2.
 constexpr double kLight = 0x1p-16;
+
+// Lists the tokens from `lowest` on.
+template <typename Element>
+void list_row(const Row<Element>& row, const LossSums& sums, float lowest, LogitList& list) {
+  list.clear();
+  for (int number = 0; number < row.num_blocks() && list.complete; ++number) {
+    if (sums.block_max[number] < lowest) continue;
+    list.complete = list.size <= LogitList::kRoom;
+    if (list.complete) list.append_block(row.block(number), lowest);
+  }
+}
 
 // Sums of a row at the scale's temperature; lists in `list`, where that is not null, a superset of
 // the tokens of probability >= kLight. One read. Without a label (-1) no token ranks before it.
@@ -235,7 +237,6 @@ void sum_row(const Row<Element>& row, const LossScale& scale, int label, LogitLi
   if (list != nullptr) list->clear();
   const float label_logit = label >= 0 ? row[label] : kInfinity;
   bool nan = false;
-  alignas(64) float buffer[kBlock];
   // The list is made for the sum that is to be expected if no later block weighs less than the
   // lightest one so far; should it turn out smaller, the list lacks tokens.
   double lightest_block = 0.0;
@@ -248,7 +249,7 @@ void sum_row(const Row<Element>& row, const LossScale& scale, int label, LogitLi
     return lowest;
   };
   for (int number = 0; number < row.num_blocks(); ++number) {
-    const Block<float> block = widened(row.block(number), buffer);
+    const Block<Element> block = row.block(number);
     const float max = block_max(block);
     sums.block_max[number] = max;
     if (max > sums.max) {
@@ -295,10 +296,10 @@ void sum_row(const Row<Element>& row, const LossScale& scale, int label, LogitLi
     }
     list->append_block(block, threshold);
   }
-  if (list != nullptr) {
+  if (list != nullptr && list->complete) {
+    const float lowest = scale.logit_at(-logarithm(kLight * sums.all.total()), sums.max);
+    if (highest_threshold > lowest) list_row(row, sums, lowest, *list);
     list->pad();
-    list->complete &=
-        highest_threshold <= scale.logit_at(-logarithm(kLight * sums.all.total()), sums.max);
   }
   // A sum of products is NaN where a logit is.
   nan |= sums.all.moment != sums.all.moment;

@@ -133,6 +133,44 @@ void walk_heavy(const LossRow<Element>& of, const Heavy& heavy, SoftTopPWalk& wa
   }
 }
 
+constexpr int kSampleColumns = 16;
+static_assert(kSampleColumns % kLanes == 0);
+
+// Calls function(logits) with some columns of every block, at places that differ from block to
+// block.
+template <typename Element, typename Function>
+void for_sample(const Row<Element>& row, Function&& function) {
+  for (int number = 0; number < row.num_blocks(); ++number) {
+    const Block<Element> block = row.block(number);
+    const int begin = number * 7 % (block.padded / kSampleColumns) * kSampleColumns;
+    for (int i = begin; i < begin + kSampleColumns; i += kLanes) function(load(block.data + i));
+  }
+}
+
+// Mean probability of the tokens of a band, all of them tail, by what they keep: from a sample.
+template <typename Element>
+double sampled_probability(const LossRow<Element>& of, const Band& band, const SoftTopPWalk& walk) {
+  Slots slots(band.slots);
+  for_sample(of.row, [&](Floats logits) { slots.add(band, of.scale, of.sums.max, logits); });
+  slots.flush();
+  double total = 0.0;
+  for (int slot = 0; slot < band.slots; ++slot) total += slots.mass(slot);
+  double left = 1.0;  // of the decay
+  double kept = 0.0;
+  double weighted = 0.0;
+  for (int slot = 0; slot < band.slots; ++slot) {
+    const double mass = slots.mass(slot);
+    if (mass == 0.0) continue;
+    const double distance = -slots.moment(slot) / mass * of.scale.inverse;
+    const double lost =
+        left * one_minus_exponential(walk.steepness * walk.remaining * mass / total);
+    kept += lost;
+    weighted += lost * exponential(-distance) / of.total();
+    left -= lost;
+  }
+  return kept > 0.0 ? weighted / kept : 0.0;  // all of it lies below the band
+}
+
 // An interval of the dust in which a part of its mass ends, and what lies above and below it.
 struct DustGuess {
   float low;
@@ -146,18 +184,9 @@ struct DustGuess {
   // only time is lost.
   template <typename Element>
   DustGuess(const LossRow<Element>& of, const Band& dust, double share) {
-    constexpr int kColumns = 16;
-    static_assert(kColumns % kLanes == 0);
-    const auto for_sample = [&](auto&& function) {
-      for (int number = 0; number < of.row.num_blocks(); ++number) {
-        const Block<Element> block = of.row.block(number);
-        const int begin = number * 7 % (block.padded / kColumns) * kColumns;
-        for (int i = begin; i < begin + kColumns; i += kLanes) function(load(block.data + i));
-      }
-    };
     Floats lowest = splat(kInfinity);
     Floats highest = splat(-kInfinity);
-    for_sample([&](Floats logits) {
+    for_sample(of.row, [&](Floats logits) {
       const Mask inside = dust.contains(logits);
       lowest = choose(inside & greater(lowest, logits), logits, lowest);
       highest = choose(inside & greater(logits, highest), logits, highest);
@@ -169,11 +198,11 @@ struct DustGuess {
     if (!(sample_low < sample_high)) return;
     const Band band(of.scale, of.sums.max, sample_low, float_above(sample_high), dust.slots);
     Slots slots(band.slots);
-    for_sample([&](Floats logits) { slots.add(band, of.scale, of.sums.max, logits); });
+    for_sample(of.row, [&](Floats logits) { slots.add(band, of.scale, of.sums.max, logits); });
     slots.flush();
     // Three standard deviations of the share of as many tokens, twice as many because their weights
     // differ.
-    const double count = 0.5 * kColumns * of.row.num_blocks();
+    const double count = 0.5 * kSampleColumns * of.row.num_blocks();
     const double margin = 3.0 * std::sqrt(share * (1.0 - share) / count) + 2.0 / count;
     double total = 0.0;
     for (int slot = 0; slot < band.slots; ++slot) total += slots.mass(slot);
@@ -264,9 +293,10 @@ void walk_dust(const LossRow<Element>& of, float light_logit, SoftTopPWalk& walk
     return true;
   };
   if (walk.remaining <= 0.0) return;
-  if (walk.passed() <= walk.top_p && walk.passed() + walk.remaining > walk.top_p) {
-    const float lowest = of.scale.logit_at(-logarithm(kLightest * total), max);
-    const Band dust(of.scale, max, lowest, dust_high, Slots::kMax);
+  const float lowest = of.scale.logit_at(-logarithm(kLightest * total), max);
+  const Band dust(of.scale, max, lowest, dust_high, Slots::kMax);
+  const bool in_parts = walk.passed() <= walk.top_p && walk.passed() + walk.remaining > walk.top_p;
+  if (in_parts) {
     if (!dust.empty() && !walk_guessed(dust)) {
       of.list.complete = false;  // it holds other tokens
       Slots slots(dust.slots);
@@ -276,6 +306,11 @@ void walk_dust(const LossRow<Element>& of, float light_logit, SoftTopPWalk& walk
     }
   }
   if (walk.remaining <= 0.0) return;
+  // Where dust is much of the tail, what it weighs matters.
+  const double kept = walk.remaining * walk.decay(walk.passed());
+  if (!dust.empty() && !in_parts && walk.passed() > walk.top_p && kept > walk.tail / 32.0) {
+    probability = sampled_probability(of, dust, walk);
+  }
   const TokenGroup group = {walk.remaining, -walk.slope / walk.remaining,
                             walk.remaining < probability ? walk.remaining : probability};
   const HeadPart part =
