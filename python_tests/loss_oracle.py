@@ -283,10 +283,11 @@ def error_share(
 
     tolerance = TOLERANCES[name]
     values = torch.stack([as_float64(getattr(one, name)) for one in acceptable])
+    scales = torch.stack([as_float64(getattr(one, f"{name}_scale")) for one in acceptable])
     got, exact = as_float64(got), values[0]
-    scale = as_float64(getattr(acceptable[0], f"{name}_scale"))
     narrow = torch.finfo(dtype)
-    allowed = (tolerance.relative + narrow.eps) * exact.abs() + tolerance.absolute * scale
+    allowed = (tolerance.relative + narrow.eps) * values.abs().amax(0)
+    allowed = allowed + tolerance.absolute * scales.amax(0)
     unit = acceptable[0].temperature if name in ("d_temperature", "d_logits") else 1.0
     allowed = allowed + NEGLIGIBLE / min(unit, 1.0) + narrow.smallest_normal * narrow.eps
     error = torch.maximum(values.amin(0) - got, got - values.amax(0)).clamp(min=0)
