@@ -6,9 +6,10 @@ python -m bench gpu sanitize    compute-sanitizer: memcheck, racecheck, syncchec
 python -m bench gpu bench       every op against its peers: JSON, charts and a table
 
 Needed: torch with CUDA, nvcc, cmake, ninja, pybind11, transformers, pytest, hypothesis, matplotlib;
-no network. Each stage stops by itself before --minutes (8) are over and says what is left: type the same command again, it goes on
-where it stopped. Peers come from `python bench/fetch_peers.py` (with --python X.Y on another
-machine, then copy bench/peers). Results go to --output (bench/results/gpu-NAME).
+no network. Each stage stops by itself before --minutes (8) are over and says what is left: type
+the same command again, it goes on where it stopped. Peers come from `python bench/fetch_peers.py`
+(with --python X.Y on another machine, then copy bench/peers). Results go to --output
+(bench/results/gpu-NAME).
 """
 
 from __future__ import annotations
