@@ -233,6 +233,28 @@ void faults_are_named_and_stay_in_their_row() {
   expect(batch.losses[8] == 0.0f && batch.losses[17] == 0.0f, "a label that is masked out");
 }
 
+// 0 times an infinite -ln q: the label has no mass left in double, and probability_eps adds none.
+void labels_without_weight_cost_nothing() {
+  for (const float below : {110.0f, 800.0f, 1e30f}) {
+    const std::vector<float> logits = {0.0f, 1.0f, 1.0f - below, -2.0f};
+    for (const float temperature : {0.05f, 1.0f}) {
+      Batch batch(logits.data(), DType::kFloat32, 1, 4);
+      batch.arguments.options.probability_eps = 0.0;
+      batch.labels[0] = 2;
+      batch.temperature[0] = temperature;
+      batch.run();
+      const std::string what = std::to_string(below) + " below at T " + std::to_string(temperature);
+      expect(batch.losses[0] <= 1e-30f && batch.losses[1] == 0.0f, "no weight, no loss: " + what);
+      for (const float gradient : batch.gradients) {
+        expect(std::fabs(gradient) <= 1e-30f, "no weight, no gradient: " + what);
+      }
+      for (const float gradient : batch.gradient_of_logits<float>({1.0f, 1.0f})) {
+        expect(std::fabs(gradient) <= 1e-30f, "no weight, no gradient of the logits: " + what);
+      }
+    }
+  }
+}
+
 void easy_tokens_are_dropped() {
   const std::vector<float> logits = {2.0f, 2.0f, 1.0f, 2.0f, 2.0f, 1.0f, 2.0f, 2.0f, 1.0f};
   const std::vector<float> uniform = {0.5f, 0.5f, 0.7f};
@@ -295,6 +317,7 @@ int main() {
   subnormal_differences_are_told_apart();
   rows_that_do_not_count_are_not_read();
   faults_are_named_and_stay_in_their_row();
+  labels_without_weight_cost_nothing();
   easy_tokens_are_dropped();
   a_row_is_the_same_alone_and_in_a_batch();
   std::printf("%s\n", failures == 0 ? "losses: all passed" : "losses: FAILED");
