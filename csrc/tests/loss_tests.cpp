@@ -255,6 +255,28 @@ void labels_without_weight_cost_nothing() {
   }
 }
 
+// A gradient of the losses over T beyond float32: tokens without weight still get 0.
+void tiny_temperatures_leave_weightless_tokens_at_zero() {
+  const std::vector<float> logits = {0.0f, 1.0f, 0.5f, -2.0f, 0.9f};
+  for (const float clamp : {0.0f, 0.5f}) {
+    for (const int label : {1, 4}) {
+      Batch batch(logits.data(), DType::kFloat32, 1, 5);
+      // Two temperatures or one.
+      batch.arguments.options.temperature_clamp = 0.0f;
+      batch.arguments.options.top_p_temperature_clamp = clamp;
+      batch.temperature[0] = 1e-36f;
+      batch.labels[0] = label;
+      batch.run();
+      const std::vector<float> got = batch.gradient_of_logits<float>({65536.0f, 65536.0f});
+      const std::string what = "clamp " + std::to_string(clamp) + " label " + std::to_string(label);
+      for (const float value : got) expect(!std::isnan(value), "tiny T gives a NaN: " + what);
+      for (const int other : {0, 2, 3}) {
+        expect(clamp > 0.0f || got[other] == 0.0f, "tiny T, a token without weight: " + what);
+      }
+    }
+  }
+}
+
 void easy_tokens_are_dropped() {
   const std::vector<float> logits = {2.0f, 2.0f, 1.0f, 2.0f, 2.0f, 1.0f, 2.0f, 2.0f, 1.0f};
   const std::vector<float> uniform = {0.5f, 0.5f, 0.7f};
@@ -318,6 +340,7 @@ int main() {
   rows_that_do_not_count_are_not_read();
   faults_are_named_and_stay_in_their_row();
   labels_without_weight_cost_nothing();
+  tiny_temperatures_leave_weightless_tokens_at_zero();
   easy_tokens_are_dropped();
   a_row_is_the_same_alone_and_in_a_batch();
   std::printf("%s\n", failures == 0 ? "losses: all passed" : "losses: FAILED");
