@@ -6,6 +6,7 @@ import pytest
 import torch
 from linear_loss_case import VOCAB, Case
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autodeco_ext import linear_autodeco_loss
 
@@ -70,6 +71,19 @@ def test_bad_arguments_are_explained(text: str) -> None:
     with pytest.raises((ValueError, TypeError)) as error:
         linear_autodeco_loss(**arguments | BAD[text])
     assert str(error.value) == f"autodeco_ext.linear_autodeco_loss: {text}"
+
+
+def test_train_base_on_cuda_is_refused_before_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case()
+    # Heads cannot be made on a device that is not there; tracing has tensors on one.
+    monkeypatch.setattr("autodeco_ext.linear_loss._check_hidden_states", lambda *_: None)
+    with FakeTensorMode(), pytest.raises(ValueError) as error:
+        hidden = torch.empty(2, 7, 12, device="cuda:0")
+        linear_autodeco_loss(hidden, case.weight, case.heads, case.labels, train_base=True)
+    assert str(error.value) == (
+        "autodeco_ext.linear_autodeco_loss: logits must be on the CPU (their gradient has no CUDA"
+        " kernel; train_base=False trains the heads), got cuda:0"
+    )
 
 
 @pytest.mark.parametrize("chunk_size", [1, 4, 100])
