@@ -265,9 +265,9 @@ def reduced(losses: Tensor, counted: Tensor, reduction: str) -> AutoDecoLoss:
     """losses and counted: `[2, ...]`, the temperature loss and the top-p loss of every position."""
     parts = losses
     if reduction != "none":
-        parts = losses.flatten(1).sum(1)
+        parts = losses.reshape(2, -1).sum(1)  # also of one position, [2]
     if reduction == "mean":
-        parts = parts / counted.flatten(1).sum(1).clamp(min=1)
+        parts = parts / counted.reshape(2, -1).sum(1).clamp(min=1)
     return AutoDecoLoss(parts[0] + parts[1], parts[0], parts[1])
 
 
