@@ -6,6 +6,7 @@ dtypes and layouts of tensors are checked in csrc/ops.
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Callable
 from typing import Any
@@ -177,6 +178,30 @@ def integer(op: str, name: str, value: object, kind: str = "an integer or a tens
     ):
         raise TypeError(f"autodeco_ext.{op}: {name} must be {kind}, got {type(value).__name__}")
     return int(value)
+
+
+def item_count(op: str, value: object, device: torch.device) -> torch.Tensor:
+    """num_items_in_batch as a float32 tensor without dimensions, 1 at least.
+
+    The value of a tensor is not looked at, which would stall a GPU.
+    """
+    name = "num_items_in_batch"
+    if isinstance(value, torch.Tensor):
+        if value.dtype == torch.bool or value.is_complex():
+            raise TypeError(f"autodeco_ext.{op}: {name} must be real numbers, got {value.dtype}")
+        if value.numel() != 1:
+            raise ValueError(
+                f"autodeco_ext.{op}: {name} must have one element, got {value.numel()}"
+            )
+        items = value.detach().reshape(()).to(device, torch.float32)
+    elif torch.compiler.is_compiling():  # see _scalar
+        items = torch.ones((), device=device) * value
+    else:
+        count = number(op, name, value)
+        if not 0 <= count < math.inf:
+            raise ValueError(f"autodeco_ext.{op}: {name} must be finite and >= 0, got {value}")
+        items = torch.tensor(count, dtype=torch.float32, device=device)
+    return items.clamp(min=1)
 
 
 def sample_count(op: str, num_samples: object) -> int | None:

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from autodeco_ext._arguments import checks_rows, integer, require_tensor, row_values
+from autodeco_ext._arguments import (
+    checks_rows,
+    integer,
+    item_count,
+    require_tensor,
+    row_values,
+)
 from autodeco_ext._linear_loss_autograd import LinearLoss, LinearLossJob, heads_bytes
 from autodeco_ext._lm_head import LMHead, LogitsTransform
 from autodeco_ext.losses import easy_token_uniform, loss_options, reduced, require_reduction
@@ -49,7 +55,7 @@ def linear_autodeco_loss(
     probability_eps: float = 1e-9,
     ignore_index: int = -100,
     reduction: str = "mean",
-    num_items_in_batch: int | Tensor | None = None,
+    num_items_in_batch: float | Tensor | None = None,
     check: bool | None = None,
 ) -> AutoDecoLoss:
     """`autodeco_loss` of the heads' T and P, from hidden states; logits exist a chunk at a time.
@@ -83,7 +89,8 @@ def linear_autodeco_loss(
             `autodeco_loss`.
         num_items_in_batch: with reduction "mean", divide both parts by this and not by the number
             of positions they count: under gradient accumulation and data parallelism the number
-            of all of them together. 0 counts as 1.
+            of all of them together. A number >= 0 or a tensor of one element, whose value is not
+            checked. Less than 1 counts as 1.
         check: as in `autodeco_loss`; False leaves invalid logits an error on the CPU.
 
     Returns:
@@ -129,6 +136,7 @@ def linear_autodeco_loss(
         )
     _check_hidden_states(hidden_states, heads)
     shape, device = hidden_states.shape[:-1], hidden_states.device
+    items = None if num_items_in_batch is None else item_count(_OP, num_items_in_batch, device)
     head = LMHead(_OP, lm_head, bias, logits_transform, hidden_states)
     job = LinearLossJob(
         op=_OP,
@@ -156,9 +164,8 @@ def linear_autodeco_loss(
     )
     if reduction == "none":
         losses = losses.new_zeros(2, len(labels)).index_copy(1, rows, losses).reshape(2, *shape)
-    if num_items_in_batch is None:
+    if items is None:
         return reduced(losses, counted, reduction)
-    items = torch.as_tensor(num_items_in_batch, device=device).clamp(min=1)
     return AutoDecoLoss(*(part / items for part in reduced(losses, counted, "sum")))
 
 

@@ -53,6 +53,8 @@ BAD = {
         "reduction": "sum",
         "num_items_in_batch": 4,
     },
+    "num_items_in_batch must be finite and >= 0, got -1": {"num_items_in_batch": -1},
+    "num_items_in_batch must have one element, got 0": {"num_items_in_batch": torch.zeros(0)},
     "variant must be 'released' or 'megatron', got 'fast'": {"variant": "fast"},
     "check must be a bool or None, got 1": {"check": 1},
 }
