@@ -6,9 +6,11 @@ dtypes and layouts of tensors are checked in csrc/ops.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -42,6 +44,24 @@ def call(op: Callable[..., Any], *arguments: Any) -> Any:
         if message.startswith("autodeco_ext."):
             raise ValueError(message.splitlines()[0]) from None
         raise
+
+
+@contextlib.contextmanager
+def errors_named(op: str, rows: torch.Tensor | None = None) -> Iterator[None]:
+    """Gives an error of another op that runs inside this name; other errors are left as they are.
+
+    rows: which rows of the caller's those that the other op counts are.
+    """
+    try:
+        yield
+    except ValueError as error:
+        text, num_named = re.subn(r"^autodeco_ext\.\w+:", f"autodeco_ext.{op}:", str(error))
+        if num_named == 0:
+            raise
+        found = re.search(r" in row (\d+)$", text)
+        if rows is not None and found is not None:
+            text = f"{text[: found.start()]} in row {int(rows[int(found[1])])}"
+        raise ValueError(text) from None
 
 
 def require_tensor(op: str, name: str, value: object) -> None:
