@@ -6,8 +6,11 @@ dtypes and layouts of tensors are checked in csrc/ops.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import numbers
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -41,6 +44,24 @@ def call(op: Callable[..., Any], *arguments: Any) -> Any:
         if message.startswith("autodeco_ext."):
             raise ValueError(message.splitlines()[0]) from None
         raise
+
+
+@contextlib.contextmanager
+def errors_named(op: str, rows: torch.Tensor | None = None) -> Iterator[None]:
+    """Gives an error of another op that runs inside this name; other errors are left as they are.
+
+    rows: which rows of the caller's those that the other op counts are.
+    """
+    try:
+        yield
+    except ValueError as error:
+        text, num_named = re.subn(r"^autodeco_ext\.\w+:", f"autodeco_ext.{op}:", str(error))
+        if num_named == 0:
+            raise
+        found = re.search(r" in row (\d+)$", text)
+        if rows is not None and found is not None:
+            text = f"{text[: found.start()]} in row {int(rows[int(found[1])])}"
+        raise ValueError(text) from None
 
 
 def require_tensor(op: str, name: str, value: object) -> None:
@@ -186,6 +207,30 @@ def integer(op: str, name: str, value: object, kind: str = "an integer or a tens
     ):
         raise TypeError(f"autodeco_ext.{op}: {name} must be {kind}, got {type(value).__name__}")
     return int(value)
+
+
+def item_count(op: str, value: object, device: torch.device) -> torch.Tensor:
+    """num_items_in_batch as a float32 tensor without dimensions, 1 at least.
+
+    The value of a tensor is not looked at, which would stall a GPU.
+    """
+    name = "num_items_in_batch"
+    if isinstance(value, torch.Tensor):
+        if value.dtype == torch.bool or value.is_complex():
+            raise TypeError(f"autodeco_ext.{op}: {name} must be real numbers, got {value.dtype}")
+        if value.numel() != 1:
+            raise ValueError(
+                f"autodeco_ext.{op}: {name} must have one element, got {value.numel()}"
+            )
+        items = value.detach().reshape(()).to(device, torch.float32)
+    elif torch.compiler.is_compiling():  # see _scalar
+        items = torch.ones((), device=device) * value
+    else:
+        count = number(op, name, value)
+        if not 0 <= count < math.inf:
+            raise ValueError(f"autodeco_ext.{op}: {name} must be finite and >= 0, got {value}")
+        items = torch.tensor(count, dtype=torch.float32, device=device)
+    return items.clamp(min=1)
 
 
 def sample_count(op: str, num_samples: object) -> int | None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from autodeco_ext._arguments import call
+from autodeco_ext._arguments import call, errors_named
 from autodeco_ext._lm_head import LMHead
-from autodeco_ext.losses import LossOptions, errors_named, first_derivative
+from autodeco_ext.losses import LossOptions, first_derivative
 from autodeco_ext.ops import distribution_stats
 
 if TYPE_CHECKING:  # at run time it would import transformers, which takes seconds
@@ -86,17 +86,16 @@ class LinearLoss(torch.autograd.Function):
         kept_top_p = empty(n) if job.train_base else None
         for chunk in _chunks(n, job.chunk_size):
             hidden = _take(hidden_states, rows[chunk])
-            with errors_named(job.op, rows[chunk]):
-                logits = job.lm_head.logits(hidden)
-                hidden = hidden.float()
-                temperature[chunk] = job.heads.predict_temperature(hidden)
-                if statistics is not None:
+            logits = job.lm_head.logits(hidden)
+            hidden = hidden.float()
+            temperature[chunk] = job.heads.predict_temperature(hidden)
+            if statistics is not None:
+                with errors_named(job.op, rows[chunk]):
                     statistics[chunk] = distribution_stats(logits, temperature[chunk])
-                top_p = job.heads.predict_top_p(
-                    hidden, temperature[chunk], _part(statistics, chunk)
-                )
-                if kept_top_p is not None:
-                    kept_top_p[chunk] = top_p
+            top_p = job.heads.predict_top_p(hidden, temperature[chunk], _part(statistics, chunk))
+            if kept_top_p is not None:
+                kept_top_p[chunk] = top_p
+            with errors_named(job.op, rows[chunk]):
                 losses[:, chunk], gradients[:, chunk], counted[:, chunk] = call(
                     _ops.autodeco_loss_rows,
                     logits,

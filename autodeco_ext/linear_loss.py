@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autodeco_ext._arguments import (
     checks_rows,
     integer,
+    item_count,
     require_logits_gradient,
     require_tensor,
     row_values,
@@ -55,7 +56,7 @@ def linear_autodeco_loss(
     probability_eps: float = 1e-9,
     ignore_index: int = -100,
     reduction: str = "mean",
-    num_items_in_batch: int | Tensor | None = None,
+    num_items_in_batch: float | Tensor | None = None,
     check: bool | None = None,
 ) -> AutoDecoLoss:
     """`autodeco_loss` of the heads' T and P, from hidden states; logits exist a chunk at a time.
@@ -90,7 +91,8 @@ def linear_autodeco_loss(
             `autodeco_loss`.
         num_items_in_batch: with reduction "mean", divide both parts by this and not by the number
             of positions they count: under gradient accumulation and data parallelism the number
-            of all of them together. 0 counts as 1.
+            of all of them together. A number >= 0 or a tensor of one element, whose value is not
+            checked. Less than 1 counts as 1.
         check: as in `autodeco_loss`; False leaves invalid logits an error on the CPU.
 
     Returns:
@@ -138,6 +140,7 @@ def linear_autodeco_loss(
     shape, device = hidden_states.shape[:-1], hidden_states.device
     if train_base:
         require_logits_gradient(_OP, device, "train_base=False")
+    items = None if num_items_in_batch is None else item_count(_OP, num_items_in_batch, device)
     head = LMHead(_OP, lm_head, bias, logits_transform, hidden_states)
     job = LinearLossJob(
         op=_OP,
@@ -165,9 +168,8 @@ def linear_autodeco_loss(
     )
     if reduction == "none":
         losses = losses.new_zeros(2, len(labels)).index_copy(1, rows, losses).reshape(2, *shape)
-    if num_items_in_batch is None:
+    if items is None:
         return reduced(losses, counted, reduction)
-    items = torch.as_tensor(num_items_in_batch, device=device).clamp(min=1)
     return AutoDecoLoss(*(part / items for part in reduced(losses, counted, "sum")))
 
 

@@ -6,10 +6,7 @@ registered op computes losses and their gradients in one go; backward multiplies
 
 from __future__ import annotations
 
-import contextlib
 import math
-import re
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +16,7 @@ from autodeco_ext import _registration  # noqa: F401  (registers the ops and the
 from autodeco_ext._arguments import (
     call,
     checks_rows,
+    errors_named,
     integer,
     number,
     require_logits_gradient,
@@ -267,9 +265,9 @@ def reduced(losses: Tensor, counted: Tensor, reduction: str) -> AutoDecoLoss:
     """losses and counted: `[2, ...]`, the temperature loss and the top-p loss of every position."""
     parts = losses
     if reduction != "none":
-        parts = losses.flatten(1).sum(1)
+        parts = losses.reshape(2, -1).sum(1)  # also of one position, [2]
     if reduction == "mean":
-        parts = parts / counted.flatten(1).sum(1).clamp(min=1)
+        parts = parts / counted.reshape(2, -1).sum(1).clamp(min=1)
     return AutoDecoLoss(parts[0] + parts[1], parts[0], parts[1])
 
 
@@ -308,22 +306,6 @@ def _row_losses(
             checks_rows(op, check, logits),
         )
     return losses, counted
-
-
-@contextlib.contextmanager
-def errors_named(op: str, rows: Tensor | None = None) -> Iterator[None]:
-    """Gives an error of another op that runs inside this name.
-
-    rows: which rows of the caller's those that the other op counts are.
-    """
-    try:
-        yield
-    except ValueError as error:
-        text = re.sub(r"^autodeco_ext\.\w+:", f"autodeco_ext.{op}:", str(error))
-        found = re.search(r" in row (\d+)$", text)
-        if rows is not None and found is not None:
-            text = f"{text[: found.start()]} in row {int(rows[int(found[1])])}"
-        raise ValueError(text) from None
 
 
 # Autograd.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from linear_loss_case import VOCAB, Case
-from torch import nn
+from linear_loss_case import VOCAB, Case, module_of
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autodeco_ext import linear_autodeco_loss
@@ -54,6 +54,8 @@ BAD = {
         "reduction": "sum",
         "num_items_in_batch": 4,
     },
+    "num_items_in_batch must be finite and >= 0, got -1": {"num_items_in_batch": -1},
+    "num_items_in_batch must have one element, got 0": {"num_items_in_batch": torch.zeros(0)},
     "variant must be 'released' or 'megatron', got 'fast'": {"variant": "fast"},
     "check must be a bool or None, got 1": {"check": 1},
 }
@@ -99,3 +101,20 @@ def test_an_invalid_row_is_named_by_its_place_in_the_labels(chunk_size: int) -> 
     case.labels[1, 1] = -100  # then nothing of it is read
     case.loss(chunk_size=chunk_size).loss.backward()
     assert all(one.grad.isfinite().all() for one in case.heads.parameters())
+
+
+@pytest.mark.parametrize("text", ["my own trouble in row 1", "autodeco_ext.sample: mine in row 1"])
+@pytest.mark.parametrize("place", ["lm_head", "logits_transform"])
+def test_an_error_of_the_callers_own_code_arrives_as_it_is(place: str, text: str) -> None:
+    def fails(_: Tensor) -> Tensor:
+        raise error
+
+    class Head(nn.Linear):
+        forward = staticmethod(fails)
+
+    error, case = ValueError(text), Case()
+    options = {"logits_transform": fails} if place == "logits_transform" else {}
+    with pytest.raises(ValueError) as caught:
+        case.loss(Head(12, VOCAB) if place == "lm_head" else module_of(case), **options)
+    assert caught.value is error
+    assert [entry.name for entry in caught.traceback][-1] == "fails"

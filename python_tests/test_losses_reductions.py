@@ -173,13 +173,18 @@ def test_soft_top_p_loss_alone_has_the_gradients_of_that_part(backend: str) -> N
         assert torch.equal(alone, part)
 
 
-def test_a_single_row_needs_no_batch(backend: str) -> None:
-    logits, temperature, top_p, labels = random_arguments("gaussian", 1, 50, seed=14)
-    arguments = (logits[0], temperature[0], top_p[0], labels[0])
-    loss = autodeco_ext.soft_top_p_loss(*arguments, reduction="none")
-    assert loss.shape == ()
-    batched = autodeco_ext.soft_top_p_loss(logits, temperature, top_p, labels, reduction="none")
-    assert torch.equal(loss, batched[0])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_single_row_needs_no_batch(backend: str, reduction: str) -> None:
+    arguments = random_arguments("gaussian", 1, 50, seed=14)
+    results = []
+    for row in (arguments, [x[0] for x in arguments]):
+        leaves = [x.clone().requires_grad_() for x in row[:3]]
+        losses = autodeco_ext.autodeco_loss(
+            *leaves, row[3], easy_token_drop=0.0, reduction=reduction
+        )
+        results.append([*losses, *torch.autograd.grad(losses.loss.sum(), leaves)])
+    assert all(torch.equal(one, other.view_as(one)) for one, other in zip(*results, strict=True))
+    assert all(loss.shape == () for loss in results[1][:3])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -224,9 +229,11 @@ def test_the_number_of_threads_does_not_matter(cpu_backend: str, dtype: torch.dt
     arguments = random_arguments("peaked", 33, 4000, dtype, seed=17)
     results = []
     before = torch.get_num_threads()
-    for threads in (1, 2, 5):
-        torch.set_num_threads(threads)
-        results.append(run_losses(*arguments, with_logits=True))
-    torch.set_num_threads(before)
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results.append(run_losses(*arguments, with_logits=True))
+    finally:
+        torch.set_num_threads(before)
     for other in results[1:]:
         assert_identical(other, results[0])

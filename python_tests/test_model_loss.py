@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from tiny_models import ARCHITECTURES, HIDDEN, VOCAB, spread_heads, tiny_autodeco
@@ -56,8 +58,32 @@ def test_labels_give_the_released_loss_of_shifted_labels(model):
 
 def test_num_items_in_batch_is_the_denominator_so_accumulation_adds_up(model):
     total = expected_loss(model, IDS, "sum")
-    for items in (7, torch.tensor(7)):
+    for items in (7, torch.tensor(7), torch.tensor([7.0], dtype=torch.float64)):
         torch.testing.assert_close(loss_of(model, IDS, IDS, num_items_in_batch=items), total / 7)
+
+
+@pytest.mark.parametrize("items", [0, torch.tensor(0), torch.tensor([0.0])])
+def test_no_items_at_all_are_a_zero_not_nan(model, items):
+    loss = loss_of(model, IDS, torch.full_like(IDS, -100), num_items_in_batch=items)
+    assert loss.shape == () and loss == 0
+
+
+@pytest.mark.parametrize(
+    ("items", "error", "text"),
+    [
+        (-5, ValueError, "must be finite and >= 0, got -5"),
+        (float("inf"), ValueError, "must be finite and >= 0, got inf"),
+        (float("nan"), ValueError, "must be a number, got nan"),
+        ("7", TypeError, "must be a number or a tensor, got str"),
+        (torch.tensor([3, 4]), ValueError, "must have one element, got 2"),
+        (torch.tensor(True), TypeError, "must be real numbers, got torch.bool"),
+    ],
+)
+def test_a_number_of_items_that_is_none_is_explained(model, items, error, text):
+    with pytest.raises(error) as caught:
+        model(IDS, labels=IDS, num_items_in_batch=items)
+    op = "autodeco_ext.AutoDecoModelForCausalLM.forward"
+    assert str(caught.value) == f"{op}: num_items_in_batch {text}"
 
 
 def test_the_loss_comes_first_in_a_tuple(model):
@@ -111,8 +137,10 @@ def test_a_batch_without_labels_gives_a_differentiable_zero(model):
 
 
 def test_labels_of_another_length_are_an_error(model):
-    with pytest.raises(ValueError, match=r"labels must have the shape of input_ids, got \[2, 4\]"):
-        model(IDS, labels=IDS[:, :4])
+    for labels in (IDS[:, :4], IDS[0], IDS[..., None], torch.tensor(1)):
+        text = f"labels must have the shape of input_ids, got {list(labels.shape)} for"
+        with pytest.raises(ValueError, match=re.escape(text)):
+            model(IDS, labels=labels)
 
 
 # In training.

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from transformers.utils import ModelOutput
 
+from autodeco_ext._arguments import item_count
 from autodeco_ext.linear_loss import linear_autodeco_loss
 from autodeco_ext.losses import autodeco_loss
 from autodeco_ext.models.heads import HeadOutput
@@ -20,6 +21,8 @@ from autodeco_ext.models.lm_head_input import (
 from autodeco_ext.models.logits_transform import check_logits_transform, logits_transform
 from autodeco_ext.models.outputs import with_loss_only, with_predictions
 
+_OP = "AutoDecoModelForCausalLM.forward"
+
 
 class HeadsForwardMixin:
     """Needs self.heads and self._base_class; forward itself is made per base class."""
@@ -28,7 +31,7 @@ class HeadsForwardMixin:
         self,
         *,
         labels: torch.Tensor | None = None,
-        num_items_in_batch: int | torch.Tensor | None = None,
+        num_items_in_batch: float | torch.Tensor | None = None,
         skip_logits: bool | None = None,
         return_dict: bool | None = None,
         **arguments: Any,
@@ -42,21 +45,23 @@ class HeadsForwardMixin:
             with torch.no_grad():
                 outputs, hidden_states = self._run_base(arguments, one_row=skip_logits)
             targets = _targets(labels, arguments.get("logits_to_keep", 0), hidden_states)
+            items = None  # checked here for both ways to the loss
+            if num_items_in_batch is not None:
+                items = item_count(_OP, num_items_in_batch, hidden_states.device)
         elif skip_logits:
             raise ValueError(
-                "autodeco_ext.AutoDecoModelForCausalLM.forward: skip_logits must be False without"
-                " labels, got True"
+                f"autodeco_ext.{_OP}: skip_logits must be False without labels, got True"
             )
         else:
             outputs, hidden_states = self._run_base(arguments)
         if skip_logits:
-            loss = self._loss_of_hidden_states(hidden_states, outputs, targets, num_items_in_batch)
+            loss = self._loss_of_hidden_states(hidden_states, outputs, targets, items)
             outputs = with_loss_only(outputs, loss)
             return outputs if return_dict else outputs.to_tuple()
         predicted = self.heads(hidden_states.detach(), outputs.logits.detach())
         loss = None
         if labels is not None:
-            loss = _loss_of_logits(outputs.logits.detach(), predicted, targets, num_items_in_batch)
+            loss = _loss_of_logits(outputs.logits.detach(), predicted, targets, items)
         outputs = with_predictions(outputs, predicted.temperature, predicted.top_p, loss)
         return outputs if return_dict else outputs.to_tuple()
 
@@ -65,7 +70,7 @@ class HeadsForwardMixin:
         hidden_states: torch.Tensor,
         outputs: ModelOutput,
         targets: torch.Tensor,
-        num_items_in_batch: int | torch.Tensor | None,
+        items: torch.Tensor | None,
     ) -> torch.Tensor:
         """outputs hold the base's logits of the last row, to see whether ours are the same."""
         transform = logits_transform(self)
@@ -76,7 +81,7 @@ class HeadsForwardMixin:
             self.heads,
             targets,
             logits_transform=transform,
-            num_items_in_batch=num_items_in_batch,
+            num_items_in_batch=items,
         ).loss
 
     def _run_base(
@@ -129,11 +134,13 @@ def _targets(
     labels: torch.Tensor, logits_to_keep: int | torch.Tensor, hidden_states: torch.Tensor
 ) -> torch.Tensor:
     """[batch, positions]: the output at position t is scored on labels[t + 1]."""
-    kept = kept_positions(logits_to_keep)
-    targets = F.pad(labels[:, 1:], (0, 1), value=-100)[:, kept]
-    if targets.shape != hidden_states.shape[:-1]:
+    targets = None
+    if labels.dim() == 2:
+        kept = kept_positions(logits_to_keep)
+        targets = F.pad(labels[:, 1:], (0, 1), value=-100)[:, kept]
+    if targets is None or targets.shape != hidden_states.shape[:-1]:
         raise ValueError(
-            "autodeco_ext.AutoDecoModelForCausalLM.forward: labels must have the shape of"
+            f"autodeco_ext.{_OP}: labels must have the shape of"
             f" input_ids, got {list(labels.shape)} for predictions"
             f" {list(hidden_states.shape[:-1])}"
         )
@@ -144,8 +151,8 @@ def _loss_of_logits(
     logits: torch.Tensor,
     predicted: HeadOutput,
     targets: torch.Tensor,
-    num_items_in_batch: int | torch.Tensor | None,
+    items: torch.Tensor | None,
 ) -> torch.Tensor:
-    if num_items_in_batch is None:
+    if items is None:
         return autodeco_loss(logits, *predicted, targets).loss
-    return autodeco_loss(logits, *predicted, targets, reduction="sum").loss / num_items_in_batch
+    return autodeco_loss(logits, *predicted, targets, reduction="sum").loss / items
