@@ -129,20 +129,25 @@ void fill_slots(const Row<Element>& row, const LossScale& scale, const LossSums&
   slots.flush();
 }
 
-// Descending, by least significant digits of the order key.
+constexpr int kFewLogits = 32;
+
+// Descending, for kFewLogits at most.
 template <int kSize>
-void sort_descending(LogitsOf<kSize>& list) {
-  if (list.size <= 32) {
-    for (int i = 1; i < list.size; ++i) {
-      const float logit = list.logits[i];
-      int slot = i;
-      for (; slot > 0 && list.logits[slot - 1] < logit; --slot) {
-        list.logits[slot] = list.logits[slot - 1];
-      }
-      list.logits[slot] = logit;
+void sort_few_descending(LogitsOf<kSize>& list) {
+  for (int i = 1; i < list.size; ++i) {
+    const float logit = list.logits[i];
+    int slot = i;
+    for (; slot > 0 && list.logits[slot - 1] < logit; --slot) {
+      list.logits[slot] = list.logits[slot - 1];
     }
-    return;
+    list.logits[slot] = logit;
   }
+}
+
+// Descending, by least significant digits of the order key. Not inlined: few logits need no keys on
+// the stack.
+template <int kSize>
+[[gnu::noinline]] void sort_by_digits(LogitsOf<kSize>& list) {
   uint32_t keys[2][kSize];
   int counts[4][256] = {};
   for (int i = 0; i < list.size; ++i) {
@@ -168,6 +173,15 @@ void sort_descending(LogitsOf<kSize>& list) {
   for (int i = 0; i < list.size; ++i) list.logits[i] = logit_of_key(~keys[from][i]);
 }
 
+template <int kSize>
+void sort_descending(LogitsOf<kSize>& list) {
+  if (list.size <= kFewLogits) {
+    sort_few_descending(list);
+  } else {
+    sort_by_digits(list);
+  }
+}
+
 // In units of weight.
 struct Crossing {
   double prefix = 0.0;  // of as many tokens in rank order as `room` takes
@@ -188,7 +202,6 @@ struct Crossing {
 template <typename Element>
 Crossing find_crossing(const Row<Element>& row, const LossScale& scale, const LossSums& sums,
                        Band band, int number, double room, LogitList& list) {
-  constexpr int kFew = 32;
   constexpr int kMostDivisions = 40;
   const float max = sums.max;
   const auto weight = [&](float logit) { return exponential(-scale.distance(logit, max)); };
@@ -231,8 +244,8 @@ Crossing find_crossing(const Row<Element>& row, const LossScale& scale, const Lo
       crossing.next_logit = high;
       return crossing;
     }
-    if (list.complete && list.size <= kFew) {
-      sort_descending(list);
+    if (list.complete && list.size <= kFewLogits) {
+      sort_few_descending(list);
       for (int i = 0; i < list.size; ++i) {
         crossing.next_logit = list.logits[i];
         crossing.next = weight(list.logits[i]);
