@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ class LMHead:
         hidden_states: Tensor,
     ) -> None:
         self.op, self.transform = op, transform
+        self._gathered_by: list[torch.distributed.ProcessGroup | None] = []
         if isinstance(lm_head, nn.Module):
             if bias is not None:
                 raise ValueError(
@@ -33,6 +35,7 @@ class LMHead:
                 )
             parameters, self.project = list(lm_head.parameters()), lm_head
             self._vocab = getattr(lm_head, "out_features", None)
+            self._gathered_by = _gathered_by(parameters)
         else:
             parameters = _check_weight(op, lm_head, bias, hidden_states)
             self.project, self._vocab = lambda hidden: F.linear(hidden, *parameters), len(lm_head)
@@ -51,6 +54,20 @@ class LMHead:
                 " without out_features, got 'auto'"
             )
         return self._vocab
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether a call of the module waits for the other ranks to call it."""
+        return bool(self._gathered_by)
+
+    def missing_calls(self, calls: int, device: torch.device) -> int:
+        """How many more than these another rank makes, where a call waits for all of them."""
+        if not self.is_sharded:
+            return 0
+        largest = torch.tensor(calls, device=device)
+        for group in self._gathered_by:
+            torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX, group=group)
+        return int(largest) - calls
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, H] -> [rows, V]."""
@@ -89,6 +106,17 @@ class LMHead:
                 f" many rows, got {got}"
             )
         return logits
+
+
+def _gathered_by(parameters: Sequence[Tensor]) -> list[torch.distributed.ProcessGroup | None]:
+    """The groups (None is the default one) whose ranks gather these parameters; none if whole."""
+    for parameter in parameters:
+        mesh = getattr(parameter, "device_mesh", None)  # of a DTensor: FSDP2, tensor parallelism
+        if mesh is not None:
+            return [mesh.get_group(dimension) for dimension in range(mesh.ndim)]
+        if hasattr(parameter, "ds_id"):  # DeepSpeed ZeRO-3
+            return [None] if torch.distributed.is_initialized() else []
+    return []
 
 
 def _check_weight(

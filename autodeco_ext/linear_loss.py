@@ -69,8 +69,12 @@ def linear_autodeco_loss(
 
     Args:
         hidden_states: `[..., H]`, the LM head's input, in the dtype it takes.
-        lm_head: its weight `[V, H]`, or the module, which is called with `[rows, H]` (as a module,
-            so that sharded weights gather themselves).
+        lm_head: its weight `[V, H]`, or the module, which is called with `[rows, H]`. Weights that
+            are sharded (DTensor parameters, as FSDP2 makes them; ZeRO-3) gather themselves in each
+            call, which waits for the other ranks: every rank must then call this function. A rank
+            with fewer chunks than another calls the module with a row of zeros for each it lacks;
+            their number is agreed on first and read on the host. Where a rank raises, the others
+            wait for it: unshard the module first where that matters, or to gather once.
         heads: AutoDecoHeads of that hidden size. Their gradients are as released: the features and
             the T that enters the top-p head are constants.
         labels: `[...]` integers in 0 .. V-1, or ignore_index. labels[i] is the target of row i.
@@ -79,7 +83,7 @@ def linear_autodeco_loss(
             columns), called with `[rows, V]`. It must treat every row alone.
         train_base: let gradients flow into hidden_states and lm_head where they require grad.
             Backward then multiplies the LM head again, and every chunk makes a gradient of the LM
-            head's size, summed in float32: use large chunks. A module's parameters must be whole.
+            head's size, summed in float32: use large chunks. A module's parameters must be whole: unshard it first.
         chunk_size: rows of a chunk at most, >= 1; "auto": as many as max_chunk_bytes holds.
         max_chunk_bytes: for what exists of a chunk at a time: its logits (three times with a
             logits_transform, twice as many with train_base) and the heads' layers. A chunk has one
@@ -138,6 +142,11 @@ def linear_autodeco_loss(
     shape, device = hidden_states.shape[:-1], hidden_states.device
     items = None if num_items_in_batch is None else item_count(_OP, num_items_in_batch, device)
     head = LMHead(_OP, lm_head, bias, logits_transform, hidden_states)
+    if train_base and head.is_sharded:
+        raise ValueError(
+            f"autodeco_ext.{_OP}: lm_head must have whole parameters with train_base, got sharded"
+            " ones"
+        )
     job = LinearLossJob(
         op=_OP,
         heads=heads,
