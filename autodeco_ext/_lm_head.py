@@ -36,6 +36,7 @@ class LMHead:
             parameters, self.project = list(lm_head.parameters()), lm_head
             self._vocab = getattr(lm_head, "out_features", None)
             self._gathered_by = _gathered_by(parameters)
+            _check_module(op, lm_head, hidden_states, sharded=self.is_sharded)
         else:
             parameters = _check_weight(op, lm_head, bias, hidden_states)
             self.project, self._vocab = lambda hidden: F.linear(hidden, *parameters), len(lm_head)
@@ -119,6 +120,39 @@ def _gathered_by(parameters: Sequence[Tensor]) -> list[torch.distributed.Process
     return []
 
 
+def _check_module(op: str, module: nn.Module, hidden_states: Tensor, *, sharded: bool) -> None:
+    """What is known to fail in the module's call, which is not made where no row has a label."""
+    width = getattr(module, "in_features", hidden_states.shape[-1])
+    if width != hidden_states.shape[-1]:
+        raise ValueError(
+            f"autodeco_ext.{op}: lm_head must have in_features {hidden_states.shape[-1]} like the"
+            f" hidden states, got {width}"
+        )
+    # Another forward may cast or move the weight first: a subclass's, one that accelerate has set
+    # on the module to load what is offloaded, FSDP's.
+    if sharded or "forward" in vars(module) or type(module).forward is not nn.Linear.forward:
+        return
+    weight = module.weight
+    if weight.device != hidden_states.device:
+        raise ValueError(
+            f"autodeco_ext.{op}: lm_head must be on {hidden_states.device} like the hidden states,"
+            f" got {weight.device}"
+        )
+    _check_dtype(op, weight, hidden_states)
+
+
+def _check_dtype(op: str, weight: Tensor, hidden_states: Tensor) -> None:
+    """Autocast makes one dtype of both."""
+    device = hidden_states.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return
+    if weight.dtype != hidden_states.dtype:
+        raise ValueError(
+            f"autodeco_ext.{op}: lm_head must be {hidden_states.dtype} like the hidden states, got"
+            f" {weight.dtype}"
+        )
+
+
 def _check_weight(
     op: str, weight: object, bias: Tensor | None, hidden_states: Tensor
 ) -> list[Tensor]:
@@ -145,4 +179,5 @@ def _check_weight(
                 f"autodeco_ext.{op}: {name} must be on {hidden_states.device} like the hidden"
                 f" states, got {tensor.device}"
             )
+    _check_dtype(op, weight, hidden_states)
     return tensors

@@ -83,7 +83,8 @@ def linear_autodeco_loss(
             columns), called with `[rows, V]`. It must treat every row alone.
         train_base: let gradients flow into hidden_states and lm_head where they require grad.
             Backward then multiplies the LM head again, and every chunk makes a gradient of the LM
-            head's size, summed in float32: use large chunks. A module's parameters must be whole: unshard it first.
+            head's size, summed in float32: use large chunks. A module's parameters must be whole:
+            unshard it first.
         chunk_size: rows of a chunk at most, >= 1; "auto": as many as max_chunk_bytes holds.
         max_chunk_bytes: for what exists of a chunk at a time: its logits (three times with a
             logits_transform, twice as many with train_base) and the heads' layers. A chunk has one
