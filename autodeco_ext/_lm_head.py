@@ -89,7 +89,8 @@ class LMHead:
         else:
             leaf = projected.detach().requires_grad_()
             with torch.enable_grad():
-                logits = self._transformed(leaf)
+                # Not of the leaf itself, which a transform in place must not change.
+                logits = self._transformed(leaf.clone())
             (gradient,) = torch.autograd.grad(logits, leaf, gradient_of(logits.detach()))
             del logits
         return torch.autograd.grad(

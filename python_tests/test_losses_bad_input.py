@@ -95,6 +95,19 @@ ARGUMENT_CASES: list[Case] = [
     ("clamp", {"top_p_temperature_clamp": -1.0}, ValueError, "top_p_temperature_clamp must be"),
     ("drop rate", {"easy_token_drop": 1.5}, ValueError, "easy_token_drop must be in [0, 1]"),
     ("ignore_index", {"ignore_index": 1.5}, TypeError, "ignore_index must be an int"),
+    (
+        "huge ignore_index",
+        {"ignore_index": 1 << 70},
+        ValueError,
+        f"ignore_index must be in the range of int64, got {1 << 70}",
+    ),
+    ("drop, no use", {"drop_uniform": "x"}, TypeError, "drop_uniform must be a torch.Tensor, got"),
+    (
+        "drop, off",
+        {"drop_uniform": torch.ones(2), "easy_token_drop": 0.0},
+        ValueError,
+        "drop_uniform must have shape [3], got [2]",
+    ),
     ("check", {"check": "no"}, TypeError, "check must be a bool or None, got 'no'"),
 ]
 
