@@ -65,7 +65,9 @@ def linear_autodeco_loss(
 
     The base is frozen by default: hidden states and LM head are constants, the LM head is
     multiplied once, and backward runs the heads again, not the LM head. Kept until then are 40
-    bytes a position with a label (46 with train_base), and the hidden states by reference.
+    bytes a position with a label, 46 with train_base, 8 more with reduction "none"; and hidden
+    states, weights and (train_base) labels by reference. Labels that are no contiguous int64
+    tensor are then a copy, 8 bytes for every position.
 
     Args:
         hidden_states: `[..., H]`, the LM head's input, in the dtype it takes.

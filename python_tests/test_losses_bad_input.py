@@ -219,6 +219,18 @@ def test_opcheck(device: torch.device, dtype: torch.dtype) -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["cpu", "meta"])
+def test_the_gradient_op_names_itself_in_its_errors_in_tracing_too(kind: str) -> None:
+    inputs = [
+        x.to(kind) if isinstance(x, torch.Tensor) else x for x in row_arguments(torch.float32)
+    ]
+    inputs[1] = inputs[1][:2]
+    counted = torch.ones(2, 4, dtype=torch.bool, device=kind)
+    named = r"^autodeco_ext\.autodeco_loss_logits_gradient: temperature"
+    with pytest.raises((RuntimeError, ValueError), match=named):
+        OPS.autodeco_loss_logits_gradient(*inputs[:4], counted, counted.float(), *inputs[7:])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"variant": "megatron", "reduction": "sum"}])
 def test_a_full_graph_compile_equals_eager(device: torch.device, options: dict[str, Any]) -> None:
