@@ -21,8 +21,22 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 import autodeco_ext
+from autodeco_ext import AutoDecoConfig, AutoDecoHeads
 
 Arguments = dict[str, Tensor]
+
+HIDDEN_SIZE = 16
+HEADS: dict[torch.device, AutoDecoHeads] = {}  # made before a graph is captured or compiled
+
+
+def make_heads_on(device: torch.device) -> None:
+    """The same weights on every device, large enough that T and P depend on the row."""
+    if device not in HEADS:
+        heads = AutoDecoHeads(AutoDecoConfig(hidden_size=HIDDEN_SIZE))
+        random = torch.Generator().manual_seed(5)
+        for parameter in heads.parameters():
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=random)
+        HEADS[device] = heads.to(device)
 
 
 def arguments(
@@ -33,6 +47,7 @@ def arguments(
     seed: int = 0,
 ) -> Arguments:
     """Logits and every parameter per row, in the dtypes that the kernels read."""
+    make_heads_on(device)
     random = torch.Generator().manual_seed(seed)
     given = {
         "logits": make_rows("gaussian", rows, vocab, dtype, random),
@@ -47,6 +62,28 @@ def filters(given: Arguments) -> Arguments:
     return {name: value for name, value in given.items() if name not in ("seed", "offset")}
 
 
+def decode_step(given: Arguments) -> autodeco_ext.DecodeStep:
+    predicted = ("logits", "temperature", "top_p")
+    others = {name: value for name, value in given.items() if name not in predicted}
+    logits = given["logits"]
+    return autodeco_ext.decode_step(
+        logits[..., :HIDDEN_SIZE], logits, HEADS[logits.device], **others, return_info=True
+    )
+
+
+def row_losses(given: Arguments) -> autodeco_ext.reference.AutoDecoLoss:
+    """Without dropped tokens, which are drawn. The kernel computes gradients in any case."""
+    logits = given["logits"]
+    return autodeco_ext.autodeco_loss(
+        logits,
+        given["temperature"],
+        given["top_p"].clamp(max=1),
+        given["seed"].remainder(logits.shape[-1]),  # a label
+        easy_token_drop=0.0,
+        reduction="none",
+    )
+
+
 # Each takes everything and uses what it knows.
 CALLS: dict[str, Callable[[Arguments], Any]] = {
     "sample": lambda given: autodeco_ext.sample(**given),
@@ -56,7 +93,22 @@ CALLS: dict[str, Callable[[Arguments], Any]] = {
     "distribution_stats": lambda given: autodeco_ext.distribution_stats(
         given["logits"], given["temperature"]
     ),
+    "kept_indices": lambda given: autodeco_ext.kept_indices(**filters(given), capacity=20_000),
+    "decode_step": decode_step,
+    "autodeco_loss": row_losses,
 }
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("rows", [1, 12])
+def test_the_calls_below_see_their_inputs(name: str, rows: int) -> None:
+    """On the CPU: what they are run with on CUDA is valid, and results show what is read."""
+    results = []
+    for seed in (1, 2):
+        given = arguments(torch.device("cpu"), rows, seed=seed)
+        results.append([tensor.clone() for tensor in tensors_of(CALLS[name](given))])
+        assert not any(tensor.isnan().any() for tensor in results[-1])
+    assert not torch.equal(results[0][0], results[1][0])
 
 
 @pytest.fixture(params=CALLS)
@@ -129,16 +181,43 @@ def test_a_compiled_step_gives_what_an_eager_one_gives(cuda: torch.device, mode:
 
 def stale_and_fresh(device: torch.device) -> tuple[Tensor, Tensor]:
     """Logits whose result is token 3 in every row, and such of token 4000."""
+    make_heads_on(device)
     stale, fresh = torch.full((2, 5, 5000), -9.0, device=device)
     stale[:, 3], fresh[:, 4000] = 9.0, 9.0
     return stale, fresh
+
+
+def step_of_logits(logits: Tensor) -> Tensor:
+    step = autodeco_ext.decode_step(
+        logits[..., :HIDDEN_SIZE], logits, HEADS[logits.device], top_p=0.9, seed=1
+    )
+    return torch.stack([step.tokens.float(), step.temperature])
+
+
+def loss_of_logits(logits: Tensor) -> Tensor:
+    halves = torch.full(logits.shape[:-1], 0.5, device=logits.device)
+    labels = torch.full_like(halves, 4000, dtype=torch.int64)
+    return autodeco_ext.autodeco_loss(
+        logits, halves, halves, labels, easy_token_drop=0.0, reduction="none"
+    ).loss
 
 
 OF_LOGITS: dict[str, Callable[[Tensor], Tensor]] = {
     "sample": lambda logits: autodeco_ext.sample(logits, 0.5, 0.9, seed=1),
     "filter_logits": lambda logits: autodeco_ext.filter_logits(logits, 0.5, 0.9).argmax(-1),
     "distribution_stats": lambda logits: autodeco_ext.distribution_stats(logits, 0.5),
+    "kept_indices": lambda logits: autodeco_ext.kept_indices(logits, 0.5, 0.9, capacity=9000).ids,
+    "kept_indices_of_any_number": lambda logits: autodeco_ext.kept_indices(logits, 0.5, 0.9).ids,
+    "decode_step": step_of_logits,
+    "autodeco_loss": loss_of_logits,
 }
+
+
+@pytest.mark.parametrize("name", OF_LOGITS)
+def test_stale_logits_would_be_seen(name: str) -> None:
+    stale, fresh = stale_and_fresh(torch.device("cpu"))
+    fresh[0] *= 0.01
+    assert not torch.equal(OF_LOGITS[name](stale), OF_LOGITS[name](fresh))
 
 
 @pytest.mark.parametrize("name", OF_LOGITS)

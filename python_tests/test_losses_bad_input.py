@@ -9,8 +9,10 @@ import pytest
 import torch
 from loss_judge import IGNORE, LossResults, random_arguments, run_losses
 from loss_oracle import MEGATRON
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import autodeco_ext
+from autodeco_ext import _arguments
 
 INF, NAN = float("inf"), float("nan")
 OPS = torch.ops.autodeco_ext
@@ -194,6 +196,32 @@ def test_bad_values_beside_ignored_and_dropped_rows_are_still_found(backend: str
     # An easy token is known only from its row: a bad one is an error though it would not count.
     changes = with_value("logits", NAN) | {"drop_uniform": torch.zeros(3), "variant": "megatron"}
     expect("autodeco_loss", changes, ValueError, "must not contain NaN, got NaN in row 1")
+
+
+@pytest.mark.parametrize("op", BOTH)
+def test_logits_on_cuda_that_require_grad_are_refused_before_backward(
+    op: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_arguments, "CUDA_BUILT", True)
+    monkeypatch.setattr(_arguments, "TORCH_HAS_CUDA", True)
+    monkeypatch.setattr("autodeco_ext.losses.call", lambda *_: pytest.fail("the op was called"))
+    # Tracing has tensors on devices that are not there.
+    with FakeTensorMode():
+        given = {
+            k: torch.empty(v.shape, dtype=v.dtype, device="cuda:0") for k, v in arguments().items()
+        }
+        given["logits"].requires_grad_()
+        with pytest.raises(ValueError) as error:
+            getattr(autodeco_ext, op)(**given)
+    assert str(error.value) == (
+        f"autodeco_ext.{op}: logits must be on the CPU (their gradient has no CUDA kernel;"
+        " logits.detach() trains the heads), got cuda:0"
+    )
+
+
+def test_an_evaluation_of_such_logits_is_not_refused() -> None:
+    with torch.no_grad():
+        _arguments.require_logits_gradient("autodeco_loss", torch.device("cuda"), "logits.detach()")
 
 
 def row_arguments(dtype: torch.dtype) -> tuple[Any, ...]:

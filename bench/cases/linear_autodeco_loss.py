@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from autodeco_ext.linear_loss import DEFAULT_CHUNK_BYTES
 from torch import Tensor
 
 import autodeco_ext
 from autodeco_ext import AutoDecoConfig, AutoDecoHeads, reference
+from autodeco_ext._linear_loss_autograd import heads_bytes
+from autodeco_ext.linear_loss import DEFAULT_CHUNK_BYTES
 from bench.providers import Missing, Provider, linear_losses
 from bench.rows import DTYPES
 
@@ -80,8 +81,9 @@ def _definition(hidden: Tensor, weight: Tensor, heads: AutoDecoHeads, labels: Te
     return reference.autodeco_loss(logits, t, p, labels).loss
 
 
-def _matmul_alone(hidden: Tensor, weight: Tensor, *_: object) -> None:
-    rows = max(1, DEFAULT_CHUNK_BYTES // (len(weight) * weight.element_size()))
+def _matmul_alone(hidden: Tensor, weight: Tensor, heads: AutoDecoHeads, *_: object) -> None:
+    row_bytes = len(weight) * weight.element_size() + heads_bytes(heads)
+    rows = max(1, DEFAULT_CHUNK_BYTES // row_bytes)
     for chunk in hidden.tensor_split(-(-len(hidden) // rows)):
         F.linear(chunk, weight)
 

@@ -5,10 +5,11 @@ python -m bench gpu test        the whole test suite, which must find the backen
 python -m bench gpu sanitize    compute-sanitizer: memcheck, racecheck, synccheck, initcheck
 python -m bench gpu bench       every op against its peers: JSON, charts and a table
 
-Needed: torch with CUDA, nvcc, cmake, ninja, pybind11, pytest; no network. Each stage stops by
-itself before --minutes (8) are over and says what is left: type the same command again, it goes on
-where it stopped. Peers come from `python bench/fetch_peers.py` (with --python X.Y on another
-machine, then copy bench/peers). Results go to --output (bench/results/gpu-NAME).
+Needed: torch with CUDA, nvcc, cmake, ninja, pybind11, transformers, pytest, hypothesis, matplotlib;
+no network. Each stage stops by itself before --minutes (8) are over and says what is left: type
+the same command again, it goes on where it stopped. Peers come from `python bench/fetch_peers.py`
+(with --python X.Y on another machine, then copy bench/peers). Results go to --output
+(bench/results/gpu-NAME).
 """
 
 from __future__ import annotations

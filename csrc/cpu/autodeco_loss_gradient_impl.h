@@ -96,6 +96,8 @@ class GradientWriter {
         other_scale_(other_scale),
         other_max_(other_max),
         factors_(factors),
+        edge_(bounded(factors.edge)),
+        other_(bounded(factors.other)),
         walk_(walk),
         shares_(shares),
         light_(light) {
@@ -118,8 +120,7 @@ class GradientWriter {
         Floats values = gradient_of(logits, max);
         if (max >= label_logit) {
           add_where(ranks_before(logits, column, of_.label, label_logit), values,
-                    of_.scale.weights(of_.scale.difference(logits, of_.sums.max)) *
-                        static_cast<float>(factors_.edge));
+                    of_.scale.weights(of_.scale.difference(logits, of_.sums.max)) * edge_);
         }
         values = choose(greater(logits, splat(-kInfinity)), values, Floats{});
         if (of_.label >= column && of_.label < column + kLanes) values[of_.label - column] = 0.0f;
@@ -136,13 +137,13 @@ class GradientWriter {
   }
 
  private:
-  float factor(double h) const {
-    // Finite, so that tokens without weight get 0 however small T is.
-    const double factor = factors_.h_factor * h + factors_.constant;
-    constexpr double kLargest = static_cast<double>(kLargestFloat);
-    const double bounded = factor > kLargest ? kLargest : factor;
-    return static_cast<float>(bounded < -kLargest ? -kLargest : bounded);
+  // Finite, also the sum of three of them, so that tokens without weight get 0 however small T is.
+  static float bounded(double factor) {
+    constexpr double kLargest = static_cast<double>(kLargestFloat) / 4.0;
+    const double below = factor > kLargest ? kLargest : factor;
+    return static_cast<float>(below < -kLargest ? -kLargest : below);
   }
+  float factor(double h) const { return bounded(factors_.h_factor * h + factors_.constant); }
 
   Floats gradient_of(Floats logits, float block_max) {
     const Floats differences = of_.scale.difference(logits, of_.sums.max);
@@ -159,8 +160,7 @@ class GradientWriter {
     }
     Floats values = of_.scale.weights(differences) * factors;
     if (factors_.other != 0.0) {
-      values += other_scale_.weights(other_scale_.difference(logits, other_max_)) *
-                static_cast<float>(factors_.other);
+      values += other_scale_.weights(other_scale_.difference(logits, other_max_)) * other_;
     }
     return values;
   }
@@ -195,6 +195,8 @@ class GradientWriter {
   const LossScale& other_scale_;
   float other_max_;
   const GradientFactors& factors_;
+  float edge_;
+  float other_;
   const SoftTopPWalk& walk_;
   const RankShares& shares_;
   const LightBand& light_;

@@ -68,7 +68,8 @@ RowStatus losses_of_row(const AutodecoLossArguments& arguments, int64_t row_inde
                        result);
     }
   }
-  if (counted[1]) {
+  // A weight that is 0 in float32 has no loss, also where probability_eps is 0 and -ln q infinite.
+  if (counted[1] && static_cast<float>(unit_weight) > 0.0f) {
     LabelToken token;
     NoShares shares;
     const LightBand light(top_p_scale, sums, list, NoShares::kMostHeavy, NoShares::kSlots);

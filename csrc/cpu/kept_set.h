@@ -32,7 +32,7 @@ struct KeptSet {
   }
 };
 
-// What the search for one row works with; 330 KB, on the stack of the calling thread. The masses of
+// What the search for one row works with; 325 KB, on the stack of the calling thread. The masses of
 // blocks in the summary become those of their kept tokens.
 struct Search {
   RowSummary summary;

@@ -11,14 +11,16 @@ struct Band {
   float low;
   float high;
   float top;  // difference from the maximum
-  float slots_per_difference;
+  float unit = 1.0f;
+  float slots_per_unit;  // finite also where all tokens differ by less than the smallest normal
   int slots;
 
   Band(const LossScale& scale, float max, float lowest, float above_highest, int num_slots)
       : low(lowest), high(above_highest), slots(num_slots) {
     top = scale.difference(splat(high < max ? high : max), max)[0];
     const float width = top - scale.difference(splat(low), max)[0];
-    slots_per_difference = width > 0.0f ? static_cast<float>(slots) / width : 0.0f;
+    if (width < 0x1p-100f) unit = 0x1p64f;
+    slots_per_unit = width > 0.0f ? static_cast<float>(slots) / (width * unit) : 0.0f;
   }
 
   bool empty() const { return !(low < high); }
@@ -29,10 +31,15 @@ struct Band {
   // Beyond the last slot where a logit is not inside.
   Ints slot(Floats logits, Floats differences) const {
     const Floats last = splat(static_cast<float>(slots - 1));
-    const Floats number = larger(splat(0.0f), (top - differences) * slots_per_difference);
+    const Floats number = larger(splat(0.0f), (top - differences) * unit * slots_per_unit);
     const Floats inside = -larger(-last, -number);
     const Floats beyond = splat(static_cast<float>(slots));
     return __builtin_convertvector(choose(contains(logits), inside, beyond), Ints);
+  }
+  // The difference from the maximum at which a slot begins, where tokens differ.
+  double slot_top(int number) const {
+    return static_cast<double>(top) -
+           number / (static_cast<double>(unit) * static_cast<double>(slots_per_unit));
   }
   Mask slot_is(int number, Floats logits, Floats differences) const {
     const Floats slots_of = __builtin_convertvector(slot(logits, differences), Floats);
@@ -176,18 +183,20 @@ struct Crossing {
 
 // Where the tokens in one slot of a band fill `room`. Uses up the list, which holds them or is not
 // complete. The slot is divided until what is left fits the list, then until few tokens are left,
-// which are exact.
+// which are exact. Each division leaves about one part in 256 of a width between 2^-149 and 2^128,
+// so that kMostDivisions end it whatever rounding does; tokens left then count as equal.
 template <typename Element>
 Crossing find_crossing(const Row<Element>& row, const LossScale& scale, const LossSums& sums,
                        Band band, int number, double room, LogitList& list) {
   constexpr int kFew = 32;
+  constexpr int kMostDivisions = 40;
   const float max = sums.max;
   const auto weight = [&](float logit) { return exponential(-scale.distance(logit, max)); };
   const auto difference = [&](float logit) {
     return static_cast<double>(scale.difference(splat(logit), max)[0]);
   };
   Crossing crossing;
-  for (;;) {
+  for (int divisions = 0;; ++divisions) {
     int64_t count = 0;
     Floats lowest = splat(kInfinity);
     Floats highest = splat(-kInfinity);
@@ -212,7 +221,7 @@ Crossing find_crossing(const Row<Element>& row, const LossScale& scale, const Lo
     const float low = -largest_lane(-lowest);
     const float high = largest_lane(highest);
     if (count == 0) return crossing;
-    if (difference(low) == difference(high)) {
+    if (difference(low) == difference(high) || divisions == kMostDivisions) {
       const double equal_weight = weight(high);
       const double places = (room - crossing.prefix) / equal_weight * (1.0 + 1e-12);
       const double taken = static_cast<double>(

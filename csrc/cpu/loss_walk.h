@@ -215,9 +215,7 @@ struct DustGuess {
       passed += slots.mass(slot);
     }
     const auto logit_at = [&](int slot) {
-      const double difference =
-          static_cast<double>(band.top) - slot / static_cast<double>(band.slots_per_difference);
-      return of.scale.logit_at(-difference * of.scale.inverse, of.sums.max);
+      return of.scale.logit_at(-band.slot_top(slot) * of.scale.inverse, of.sums.max);
     };
     if (first > 0) high = logit_at(first);
     if (last < band.slots - 1) low = logit_at(last + 1);

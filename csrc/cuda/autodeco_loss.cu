@@ -2,11 +2,9 @@
 #include "autodeco_loss.h"
 
 namespace autodeco::cuda {
-namespace {
 
 // One block a row.
-template <typename Arguments, typename Start>
-int launch_loss_rows(const Arguments& arguments, void* stream, Start start) {
+int launch_autodeco_loss(const AutodecoLossArguments& arguments, void* stream) {
   if (arguments.layout.num_rows == 0) return cudaSuccess;
   gpu::Launch where;
   where.blocks = arguments.layout.num_rows;
@@ -16,24 +14,12 @@ int launch_loss_rows(const Arguments& arguments, void* stream, Start start) {
   where.stream = stream;
   switch (arguments.dtype) {
     case DType::kFloat32:
-      return start(0.0f, where);
+      return gpu::launch(&autodeco_loss_kernel<float>, where, arguments);
     case DType::kBFloat16:
-      return start(BFloat16(), where);
+      return gpu::launch(&autodeco_loss_kernel<BFloat16>, where, arguments);
     default:
-      return start(Float16(), where);
+      return gpu::launch(&autodeco_loss_kernel<Float16>, where, arguments);
   }
-}
-
-}  // namespace
-
-int launch_autodeco_loss(const AutodecoLossArguments& arguments, void* stream) {
-  return launch_loss_rows(arguments, stream, [&](auto element, const gpu::Launch& where) {
-    return gpu::launch(&autodeco_loss_kernel<decltype(element)>, where, arguments);
-  });
-}
-
-int launch_autodeco_loss_gradient(const AutodecoLossGradientArguments&, void*) {
-  return cudaErrorNotSupported;
 }
 
 }  // namespace autodeco::cuda

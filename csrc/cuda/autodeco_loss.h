@@ -1,4 +1,4 @@
-// Starts the kernels of the training losses. Host code only; needs no CUDA header.
+// Starts the kernel of the training losses. Host code only; needs no CUDA header.
 #pragma once
 
 #include "autodeco/autodeco_loss.h"
@@ -8,6 +8,5 @@ namespace autodeco::cuda {
 // On the current device, on `stream` (a cudaStream_t). Every pointer of the arguments is device
 // memory. Returns 0, or the cudaError_t of the launch.
 int launch_autodeco_loss(const AutodecoLossArguments& arguments, void* stream);
-int launch_autodeco_loss_gradient(const AutodecoLossGradientArguments& arguments, void* stream);
 
 }  // namespace autodeco::cuda

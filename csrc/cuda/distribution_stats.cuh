@@ -1,6 +1,7 @@
 // Features of q = softmax(l / (T + 1e-8)): largest q, entropy, variance, sum of the five largest.
-// Grid, leader and shared memory as in sample.cuh. The row is read twice: ln(q + 1e-8) needs the
-// sum of all weights first. The five largest are a kept set with top_k = 5.
+// Grid, leader and shared memory as in sample.cuh. The row is read at least twice: ln(q + 1e-8)
+// needs the sum of all weights first. The five largest are a kept set with top_k = 5, which costs a
+// peaked row a few pieces and a flat one further reads.
 #pragma once
 
 #include "autodeco/distribution_stats.h"

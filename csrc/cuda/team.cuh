@@ -125,13 +125,13 @@ struct Team {
     } else if (gpu::has_clusters()) {
       gpu::cluster_barrier(location);
     } else {
-      gpu::block_barrier(location);
+      gpu::block_barrier();
       if (gpu::thread_index() == 0) {
         // The count only grows, so that nobody has to wait before it is used again.
-        const uint32_t before = gpu::arrive(&rendezvous()->arrived);
-        gpu::wait_for(&rendezvous()->arrived, (before & ~(size() - 1)) + size());
+        const uint32_t before = gpu::arrive(&rendezvous()->arrived, location);
+        gpu::wait_for(&rendezvous()->arrived, (before & ~(size() - 1)) + size(), location);
       }
-      gpu::block_barrier(location);
+      gpu::block_barrier();
     }
   }
 

@@ -145,8 +145,9 @@ Tensor autodeco_loss_logits_gradient(const Tensor& logits, const Tensor& tempera
                                  .const_data_ptr<float>();
   const Tensor gradient = allocate(logits, shape_of(logits), logits.scalar_type());
   arguments.gradient = gradient.mutable_data_ptr();
-  run_rows<&cuda::launch_autodeco_loss_gradient>(kGradientOp, logits, arguments,
-                                                 cpu::active_kernels().autodeco_loss_gradient);
+  for_rows(arguments.layout, [&](int64_t begin, int64_t end) {
+    cpu::active_kernels().autodeco_loss_gradient(arguments, begin, end);
+  });
   return gradient;
 }
 

@@ -105,7 +105,7 @@ void require_valid_rows(const char* op, const std::vector<RowStatus>& status,
 template <typename Kernel>
 void for_rows(const RowLayout& layout, const Kernel& kernel) {
   const int64_t num_rows = layout.num_rows;
-  const int64_t step = rows_per_thread(layout);
+  const int64_t step = rows_at_once(layout);
   const int64_t num_threads =
       std::min<int64_t>(torch::stable::get_num_threads(), (num_rows + step - 1) / step);
   if (num_threads <= 1) {

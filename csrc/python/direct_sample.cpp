@@ -68,7 +68,7 @@ bool read_logits(PyObject* object, DLTensor& logits, SampleArguments& arguments)
   layout.num_rows = logits.ndim == 2 ? logits.shape[0] : 1;
   if (!dtype.has_value() || layout.vocab < 1 || layout.vocab > kMaxCountableVocab ||
       layout.num_rows < 1 || (layout.vocab > 1 && stride_of(logits, logits.ndim - 1) != 1) ||
-      layout.num_rows > rows_per_thread(layout)) {
+      layout.num_rows > rows_at_once(layout)) {
     return false;
   }
   if (layout.num_rows > 1) {

@@ -1,8 +1,7 @@
-// Bytes of logits that the kernels load, over the bytes of the row: the table of docs/kernels.md.
-// The largest of two thread orders, with 1 and 8 blocks a row, in
-// a cluster and without. Beyond the bounds below, a segment
-// of 1024 columns is read once more for the draw, and one more where the last kept token is tied
-// with one that is not.
+// Bytes of logits that the kernels load, over the bytes of the row: the tables of docs/kernels.md.
+// The largest of two thread orders, with 1 and 8 blocks a row, in a cluster and without. Beyond the
+// bounds below, a segment of 1024 columns is read once more for the draw, and one more where the
+// last kept token is tied with one that is not.
 #include <cstdlib>
 
 #include "emulated_kernels.h"
@@ -83,28 +82,80 @@ const Case kCases[] = {
     {"confident, k = 5000, P = 0.9", RowKind::kConfident, {1.0f, 0.9f, 5000, 0.0f}, 3, 5},
 };
 
-template <typename Element>
-double reads(const std::vector<float>& row, const Filters& filters, Shape shape) {
-  const Batch<Element> batch({row}, 0);
-  const SampleResult result = sample(batch, {filters}, shape, 1, false, kVocab);
-  return static_cast<double>(result.bytes_loaded) / (sizeof(Element) * static_cast<double>(kVocab));
-}
+struct Bounds {
+  double reads_16_bit;
+  double reads_32_bit;
+};
 
-template <typename Element>
-double judge(const Case& example, const std::vector<float>& row, double bound) {
+// distribution_stats takes the temperature alone; its five largest are a kept set with k = 5.
+struct WritingCase {
+  const char* name;
+  RowKind kind;
+  Filters filters;
+  Bounds filter_logits;
+  Bounds distribution_stats;
+};
+
+const WritingCase kWritingCases[] = {
+    {"confident, no filter", RowKind::kConfident, {1.0f, 1.0f, 0, 0.0f}, {2, 2}, {2.01, 2.01}},
+    {"confident, P = 0.9", RowKind::kConfident, {0.6f, 0.9f, 0, 0.0f}, {2, 2}, {2.01, 2.01}},
+    {"ten neighbours, P = 0.9", RowKind::kNeighbours, {1.0f, 0.9f, 0, 0.0f}, {2, 2}, {2.01, 2.01}},
+    {"300 peaks, P = 0.9", RowKind::kPeaked, {0.6f, 0.9f, 0, 0.0f}, {2.1, 2.1}, {2.01, 2.01}},
+    {"300 peaks, top_k = 50", RowKind::kPeaked, {1.0f, 1.0f, 50, 0.0f}, {2.1, 2.1}, {2.01, 2.01}},
+    {"ascending, P = 0.9", RowKind::kAscending, {0.2f, 0.9f, 0, 0.0f}, {2.3, 2.5}, {2.01, 2.01}},
+    {"Gaussian, T = 2, P = 0.95", RowKind::kGaussian, {2.0f, 0.95f, 0, 0.0f}, {4, 6}, {2.01, 2.01}},
+    {"half, top_k = 500, P = 0.9", RowKind::kHalf, {1.0f, 0.9f, 500, 0.0f}, {4, 6}, {2.01, 2.01}},
+    {"uniform, P = 0.5", RowKind::kUniform, {1.0f, 0.5f, 0, 0.0f}, {4, 6}, {2.4, 2.01}},
+    {"float neighbours, P = 0.5", RowKind::kClose, {1e-4f, 0.5f, 0, 0.0f}, {4, 6}, {4, 3}},
+    {"all equal, P = 0.9", RowKind::kAllEqual, {1.0f, 0.9f, 0, 0.0f}, {4, 6}, {4, 6}},
+    {"two values, P = 0.9", RowKind::kTwoValues, {1.0f, 0.9f, 0, 0.0f}, {4, 6}, {4, 6}},
+};
+
+// The most reads of a row by `run`, which starts a kernel in a launch shape.
+template <typename Element, typename Run>
+double judge(const std::string& name, double bound, Run run) {
+  constexpr double kRowBytes = sizeof(Element) * static_cast<double>(kVocab);
   double most = 0.0;
-  const bool in_units = std::is_same_v<Element, float> && example.filters.top_k > 4096 &&
-                        example.filters.top_p < 1.0f;
-  const double slack = in_units ? kUnits : kSegments;
   for (const Order order : {Order::kForward, Order::kLockstep}) {
     emulation::device.order = order;
     for (const Shape shape : {Shape(1), Shape(8), portable(8)}) {
-      const double value = reads<Element>(row, example.filters, shape);
-      expect(value >= 1.0 && value <= bound + slack, example.name);
-      most = std::max(most, value);
+      const uint64_t before = emulation::device.bytes_loaded;
+      run(shape);
+      const double reads = static_cast<double>(emulation::device.bytes_loaded - before) / kRowBytes;
+      expect(reads >= 1.0 && reads <= bound, name);
+      most = std::max(most, reads);
     }
   }
   return most;
+}
+
+template <typename Element>
+double sample_reads(const Case& example, const std::vector<float>& row, double bound) {
+  const Batch<Element> batch({row}, 0);
+  const bool in_units = std::is_same_v<Element, float> && example.filters.top_k > 4096 &&
+                        example.filters.top_p < 1.0f;
+  return judge<Element>(example.name, bound + (in_units ? kUnits : kSegments), [&](Shape shape) {
+    sample(batch, {example.filters}, shape, 1, false, kVocab);
+  });
+}
+
+// The ops that read the whole row once more when they know what to do with it.
+template <typename Element>
+double filter_reads(const WritingCase& example, const std::vector<float>& row, double bound) {
+  const Batch<Element> batch({row}, 0);
+  std::vector<RowStatus> status;
+  return judge<Element>(
+      std::string("filter_logits, ") + example.name, bound + kSegments,
+      [&](Shape shape) { filter_logits(batch, example.filters, shape, kVocab, status); });
+}
+
+template <typename Element>
+double stats_reads(const WritingCase& example, const std::vector<float>& row, double bound) {
+  const Batch<Element> batch({row}, 0);
+  std::vector<RowStatus> status;
+  return judge<Element>(
+      std::string("distribution_stats, ") + example.name, bound + kSegments,
+      [&](Shape shape) { distribution_stats(batch, example.filters.temperature, shape, status); });
 }
 
 }  // namespace
@@ -114,9 +165,26 @@ int main() {
   for (const Case& example : kCases) {
     std::mt19937_64 random(3);
     const std::vector<float> row = make_row(example.kind, kVocab, random);
-    const double half = judge<cuda::BFloat16>(example, row, example.reads_16_bit);
-    const double single = judge<float>(example, row, example.reads_32_bit);
+    const double half = sample_reads<cuda::BFloat16>(example, row, example.reads_16_bit);
+    const double single = sample_reads<float>(example, row, example.reads_32_bit);
     std::printf("%-36s %8.3f %8.3f\n", example.name, half, single);
+  }
+  std::printf("%-36s %26s %26s\n", "", "filter_logits", "distribution_stats");
+  std::printf("%-36s %8s %8s %8s %8s %8s %8s\n", "reads of the row", "bf16", "fp16", "fp32", "bf16",
+              "fp16", "fp32");
+  for (const WritingCase& example : kWritingCases) {
+    std::mt19937_64 random(3);
+    const std::vector<float> row = make_row(example.kind, kVocab, random);
+    const Bounds& filter = example.filter_logits;
+    const Bounds& stats = example.distribution_stats;
+    std::printf("%-36s %8.3f %8.3f %8.3f", example.name,
+                filter_reads<cuda::BFloat16>(example, row, filter.reads_16_bit),
+                filter_reads<cuda::Float16>(example, row, filter.reads_16_bit),
+                filter_reads<float>(example, row, filter.reads_32_bit));
+    std::printf(" %8.3f %8.3f %8.3f\n",
+                stats_reads<cuda::BFloat16>(example, row, stats.reads_16_bit),
+                stats_reads<cuda::Float16>(example, row, stats.reads_16_bit),
+                stats_reads<float>(example, row, stats.reads_32_bit));
   }
   std::printf("%s\n", failures == 0 ? "emulated reads: all passed" : "emulated reads: FAILED");
   return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;

@@ -1,18 +1,10 @@
 // The training losses on the CPU, against a sort in float64, on buffers with no spare byte.
 // Compiled once per instruction set, like the kernels.
-#include <bit>
 #include <cstdlib>
-#include <memory>
 #include <string_view>
 
-#include "autodeco/autodeco_loss.h"
 #include "autodeco/soft_top_p.h"
-#include "emulated_rows.h"
-#include "isa.h"
-
-namespace autodeco::cpu::AUTODECO_ISA {
-const KernelTable& kernels();
-}
+#include "loss_oracle.h"
 
 namespace {
 
@@ -20,10 +12,6 @@ using namespace autodeco;
 using namespace autodeco::tests;
 
 constexpr int kSkipped = 77;  // SKIP_RETURN_CODE in CMakeLists.txt
-
-bool is_near(double got, double wanted, double relative, double absolute) {
-  return std::fabs(got - wanted) <= relative * std::fabs(wanted) + absolute;
-}
 
 void functions_are_as_accurate_as_they_say() {
   for (double x = -700.0; x < 0.5; x += 0.37) {
@@ -59,172 +47,6 @@ void groups_are_their_tokens() {
     }
   }
 }
-
-struct Exact {
-  double losses[2];
-  double gradients[3];
-  double scales[3];  // what the terms of a gradient would be without their signs
-  double margin;     // distance of P from the nearest C
-  std::vector<double> of_logits[2];
-};
-
-Exact exact_losses(const std::vector<float>& row, double temperature, double top_p, int label,
-                   const LossOptions& options) {
-  const double a = options.steepness;
-  const size_t vocab = row.size();
-  Exact exact = {};
-  const auto softmax = [&](double t) {
-    Oracle oracle(row, t);
-    double total = 0.0;
-    for (const double weight : oracle.weight) total += weight;
-    for (double& weight : oracle.weight) weight /= total;
-    return oracle;
-  };
-  const auto lambdas = [&](const Oracle& oracle, double t) {
-    const double max = row[oracle.order[0]];
-    std::vector<double> x(vocab);
-    double mean = 0.0;
-    for (size_t i = 0; i < vocab; ++i) {
-      x[i] = std::isinf(row[i]) ? 0.0 : (max - static_cast<double>(row[i])) / t;
-      mean += oracle.weight[i] * x[i];
-    }
-    for (double& value : x) value = mean - value;
-    return x;
-  };
-  const double unit_weight = softmax(1.0).weight[label];
-
-  const double t = std::max(temperature, static_cast<double>(options.temperature_clamp));
-  const Oracle plain = softmax(t);
-  const std::vector<double> plain_lambda = lambdas(plain, t);
-  const double weight = options.megatron ? plain.weight[label] : unit_weight;
-  double others = 0.0;
-  for (size_t i = 0; i < vocab; ++i) others += static_cast<int>(i) == label ? 0.0 : plain.weight[i];
-  const double largest = plain.weight[plain.order[0]];
-  const double distance = (static_cast<double>(row[plain.order[0]]) - row[label]) / t;
-  exact.losses[0] =
-      weight * (plain.order[0] == label ? -std::log1p(-others) : distance - std::log(largest));
-  const bool moves = temperature >= static_cast<double>(options.temperature_clamp);
-  exact.gradients[0] = moves ? weight * plain_lambda[label] / t : 0.0;
-  exact.of_logits[0].resize(vocab);
-  for (size_t i = 0; i < vocab; ++i) {
-    exact.of_logits[0][i] = weight / t * (static_cast<int>(i) == label ? -others : plain.weight[i]);
-    exact.scales[0] += weight / t * plain.weight[i] * std::fabs(plain_lambda[i]);
-  }
-
-  const double tp = std::max(temperature, static_cast<double>(options.top_p_temperature_clamp));
-  const Oracle oracle = softmax(tp);
-  const std::vector<double> lambda = lambdas(oracle, tp);
-  std::vector<double> c(vocab), d(vocab), u(vocab), m(vocab);
-  double mass = 0.0;
-  double slope = 0.0;
-  exact.margin = 1.0;
-  for (const int i : oracle.order) {
-    const double mass_before = mass;
-    const double slope_before = slope;
-    mass += oracle.weight[i];
-    slope += oracle.weight[i] * lambda[i];
-    c[i] = std::min(options.exclusive ? mass_before : mass, 1.0);
-    d[i] = options.exclusive ? slope_before : slope;
-    m[i] = c[i] > top_p ? std::exp(-a * (c[i] - top_p)) : 1.0;
-    u[i] = oracle.weight[i] * m[i];
-    exact.margin = std::min(exact.margin, std::fabs(c[i] - top_p));
-  }
-  double head = 0.0, tail = 0.0, rest = options.mass_eps, trend = 0.0, leaning = 0.0, terms = 0.0;
-  for (size_t i = 0; i < vocab; ++i) {
-    const bool in_tail = c[i] > top_p;
-    (in_tail ? tail : head) += u[i];
-    leaning += in_tail ? u[i] * c[i] : 0.0;
-    if (static_cast<int>(i) == label) continue;
-    rest += u[i];
-    const double term = u[i] * (lambda[i] - (in_tail ? a * d[i] : 0.0));
-    trend += term;
-    terms += std::fabs(term);
-  }
-  const double total = rest + u[label];
-  const double q = u[label] / total;
-  const double r = q / (q + options.probability_eps);
-  const bool one = c[label] > top_p;
-  const double own = -lambda[label] + (one ? a * d[label] : 0.0);
-  exact.losses[1] = unit_weight * (q > 0.5 ? -std::log1p(-rest / total + options.probability_eps)
-                                           : -std::log(q + options.probability_eps));
-  const bool top_p_moves = temperature >= static_cast<double>(options.top_p_temperature_clamp);
-  const double factor = unit_weight * r / tp;
-  exact.gradients[1] = top_p_moves ? -factor * (own * rest + trend) / total : 0.0;
-  exact.scales[1] = factor * (std::fabs(own) * rest + terms) / total;
-  exact.gradients[2] =
-      unit_weight * (one ? -r * a * (head + options.mass_eps) / total : r * a * tail / total);
-  exact.scales[2] = unit_weight * r * a / total;
-  const double mean = -r + r / total * (head + tail - a * leaning) + (one ? a * r * c[label] : 0.0);
-  exact.of_logits[1].resize(vocab);
-  double later = 0.0;  // U
-  bool upto_label = false;
-  double sum = 0.0;
-  for (size_t place = vocab; place-- > 0;) {
-    const int i = oracle.order[place];
-    const double share = c[i] > top_p ? u[i] : 0.0;
-    const double before = later;
-    later += share;
-    const double h = m[i] - a * (options.exclusive ? before : later);
-    if (i == label && !options.exclusive) upto_label = true;
-    exact.of_logits[1][i] = unit_weight * oracle.weight[i] / tp *
-                            (r / total * h + (one && upto_label ? a * r : 0.0) - mean);
-    if (i == label) upto_label = true;
-    if (i != label) sum += exact.of_logits[1][i];
-  }
-  exact.of_logits[1][label] = -sum;
-  return exact;
-}
-
-// Rows in buffers of their exact size.
-struct Batch {
-  std::vector<float> temperature, top_p, losses, gradients;
-  std::vector<int64_t> labels;
-  std::unique_ptr<bool[]> counted;
-  std::vector<RowStatus> status;
-  AutodecoLossArguments arguments;
-
-  Batch(const void* logits, DType dtype, int64_t rows, int64_t vocab)
-      : temperature(rows, 1.0f),
-        top_p(rows, 0.5f),
-        losses(2 * rows),
-        gradients(3 * rows),
-        labels(rows),
-        counted(new bool[2 * rows]),
-        status(rows, RowStatus::kNoFiniteLogit) {
-    arguments.logits = logits;
-    arguments.dtype = dtype;
-    arguments.layout.num_rows = arguments.layout.sizes[0] = rows;
-    arguments.layout.vocab = arguments.layout.strides[0] = vocab;
-    arguments.layout.num_dims = 1;
-    arguments.temperature = temperature.data();
-    arguments.top_p = top_p.data();
-    arguments.labels = labels.data();
-    arguments.losses = losses.data();
-    arguments.gradients = gradients.data();
-    arguments.counted = counted.get();
-    arguments.status = status.data();
-  }
-  void run() {
-    cpu::AUTODECO_ISA::kernels().autodeco_loss(arguments, 0, arguments.layout.num_rows);
-  }
-  template <typename Element>
-  std::vector<Element> gradient_of_logits(const std::vector<float>& of_losses) {
-    std::vector<Element> output(arguments.layout.num_rows * arguments.layout.vocab);
-    AutodecoLossGradientArguments backward;
-    backward.logits = arguments.logits;
-    backward.dtype = arguments.dtype;
-    backward.layout = arguments.layout;
-    backward.temperature = temperature.data();
-    backward.top_p = top_p.data();
-    backward.labels = labels.data();
-    backward.counted = counted.get();
-    backward.loss_gradients = of_losses.data();
-    backward.options = arguments.options;
-    backward.gradient = output.data();
-    cpu::AUTODECO_ISA::kernels().autodeco_loss_gradient(backward, 0, arguments.layout.num_rows);
-    return output;
-  }
-};
 
 void losses_agree_with_a_sort() {
   std::mt19937_64 random(3);
@@ -296,6 +118,67 @@ void losses_agree_with_a_sort() {
   expect(compared > 200, "most rows are compared");
 }
 
+// Rows whose logits differ by less than float32 tells apart once they are divided by T, or whose
+// differences are subnormal, so that no slot width of theirs has a finite inverse.
+void logits_that_hardly_differ_are_walked() {
+  std::mt19937_64 random(5);
+  std::normal_distribution<float> normal;
+  for (const int vocab : {4097, 20000, 151936}) {
+    for (const float size : {1e-30f, 1e-40f, 1e-42f}) {
+      for (const bool half : {false, true}) {
+        std::vector<float> row(vocab);
+        std::vector<uint16_t> narrow(vocab);
+        for (int i = 0; i < vocab; ++i) {
+          row[i] = (half && i % 2 == 0 ? 1e-5f : size) * normal(random);
+          narrow[i] = static_cast<uint16_t>(std::bit_cast<uint32_t>(row[i]) >> 16);
+        }
+        for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+          const bool is_narrow = dtype == DType::kBFloat16;
+          for (int i = 0; is_narrow && i < vocab; ++i) {
+            row[i] = std::bit_cast<float>(static_cast<uint32_t>(narrow[i]) << 16);
+          }
+          const float masses[] = {0.1f, 0.5f, 0.9f, 0.999f};
+          const float top_p = masses[random() % std::size(masses)];
+          const int label = static_cast<int>(random() % vocab);
+          Batch batch(is_narrow ? static_cast<const void*>(narrow.data()) : row.data(), dtype, 1,
+                      vocab);
+          batch.temperature[0] = 0.05f;
+          batch.top_p[0] = top_p;
+          batch.labels[0] = label;
+          batch.run();
+          const Exact exact = exact_losses(row, 0.05f, top_p, label, batch.arguments.options);
+          const std::string what = "vocab " + std::to_string(vocab) + " size " +
+                                   std::to_string(std::log10(size)) + " P " +
+                                   std::to_string(top_p) + (half ? " half" : "");
+          expect(is_near(batch.losses[1], exact.losses[1], 2e-5, 0.0), "close logits: " + what);
+          expect(is_near(batch.gradients[2], exact.gradients[2], 1e-4, 1e-5 * exact.scales[2]),
+                 "close logits, gradient by P: " + what);
+        }
+      }
+    }
+  }
+}
+
+// The crossing token of a row is found among tokens whose weights do differ, at a T so small that
+// their logits differ by subnormal amounts only.
+void subnormal_differences_are_told_apart() {
+  std::mt19937_64 random(6);
+  std::normal_distribution<float> normal;
+  constexpr int kVocab = 3000;
+  constexpr float kTemperature = 1e-37f;
+  std::vector<float> row(kVocab);
+  for (float& logit : row) logit = 3e-38f * normal(random);
+  Batch batch(row.data(), DType::kFloat32, 1, kVocab);
+  batch.arguments.options.top_p_temperature_clamp = 0.0f;
+  batch.arguments.options.temperature_clamp = 0.0f;
+  batch.temperature[0] = kTemperature;
+  batch.top_p[0] = 0.5f;
+  batch.labels[0] = 5;
+  batch.run();
+  const Exact exact = exact_losses(row, kTemperature, 0.5, 5, batch.arguments.options);
+  expect(is_near(batch.losses[1], exact.losses[1], 2e-5, 0.0), "subnormal differences");
+}
+
 void rows_that_do_not_count_are_not_read() {
   Batch batch(nullptr, DType::kFloat32, 3, 1000);
   batch.labels = {-100, -100, -100};
@@ -348,6 +231,50 @@ void faults_are_named_and_stay_in_their_row() {
     }
   }
   expect(batch.losses[8] == 0.0f && batch.losses[17] == 0.0f, "a label that is masked out");
+}
+
+// 0 times an infinite -ln q: the label has no mass left in double, and probability_eps adds none.
+void labels_without_weight_cost_nothing() {
+  for (const float below : {110.0f, 800.0f, 1e30f}) {
+    const std::vector<float> logits = {0.0f, 1.0f, 1.0f - below, -2.0f};
+    for (const float temperature : {0.05f, 1.0f}) {
+      Batch batch(logits.data(), DType::kFloat32, 1, 4);
+      batch.arguments.options.probability_eps = 0.0;
+      batch.labels[0] = 2;
+      batch.temperature[0] = temperature;
+      batch.run();
+      const std::string what = std::to_string(below) + " below at T " + std::to_string(temperature);
+      expect(batch.losses[0] <= 1e-30f && batch.losses[1] == 0.0f, "no weight, no loss: " + what);
+      for (const float gradient : batch.gradients) {
+        expect(std::fabs(gradient) <= 1e-30f, "no weight, no gradient: " + what);
+      }
+      for (const float gradient : batch.gradient_of_logits<float>({1.0f, 1.0f})) {
+        expect(std::fabs(gradient) <= 1e-30f, "no weight, no gradient of the logits: " + what);
+      }
+    }
+  }
+}
+
+// A gradient of the losses over T beyond float32: tokens without weight still get 0.
+void tiny_temperatures_leave_weightless_tokens_at_zero() {
+  const std::vector<float> logits = {0.0f, 1.0f, 0.5f, -2.0f, 0.9f};
+  for (const float clamp : {0.0f, 0.5f}) {
+    for (const int label : {1, 4}) {
+      Batch batch(logits.data(), DType::kFloat32, 1, 5);
+      // Two temperatures or one.
+      batch.arguments.options.temperature_clamp = 0.0f;
+      batch.arguments.options.top_p_temperature_clamp = clamp;
+      batch.temperature[0] = 1e-36f;
+      batch.labels[0] = label;
+      batch.run();
+      const std::vector<float> got = batch.gradient_of_logits<float>({65536.0f, 65536.0f});
+      const std::string what = "clamp " + std::to_string(clamp) + " label " + std::to_string(label);
+      for (const float value : got) expect(!std::isnan(value), "tiny T gives a NaN: " + what);
+      for (const int other : {0, 2, 3}) {
+        expect(clamp > 0.0f || got[other] == 0.0f, "tiny T, a token without weight: " + what);
+      }
+    }
+  }
 }
 
 void easy_tokens_are_dropped() {
@@ -408,8 +335,12 @@ int main() {
   functions_are_as_accurate_as_they_say();
   groups_are_their_tokens();
   losses_agree_with_a_sort();
+  logits_that_hardly_differ_are_walked();
+  subnormal_differences_are_told_apart();
   rows_that_do_not_count_are_not_read();
   faults_are_named_and_stay_in_their_row();
+  labels_without_weight_cost_nothing();
+  tiny_temperatures_leave_weightless_tokens_at_zero();
   easy_tokens_are_dropped();
   a_row_is_the_same_alone_and_in_a_batch();
   std::printf("%s\n", failures == 0 ? "losses: all passed" : "losses: FAILED");

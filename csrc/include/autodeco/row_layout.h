@@ -21,7 +21,7 @@ struct RowLayout {
 };
 
 // Splitting pays from some ten thousand logits a thread.
-static constexpr int64_t rows_per_thread(const RowLayout& layout) {
+static constexpr int64_t rows_at_once(const RowLayout& layout) {
   constexpr int64_t kMinElementsPerThread = 16384;
   return kMinElementsPerThread / layout.vocab + 1;
 }
