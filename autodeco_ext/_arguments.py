@@ -209,6 +209,13 @@ def integer(op: str, name: str, value: object, kind: str = "an integer or a tens
     return int(value)
 
 
+def int64(op: str, name: str, value: object) -> int:
+    result = integer(op, name, value, "an integer")
+    if not -_INT64_MAX - 1 <= result <= _INT64_MAX:
+        raise ValueError(f"autodeco_ext.{op}: {name} must be in the range of int64, got {result}")
+    return result
+
+
 def item_count(op: str, value: object, device: torch.device) -> torch.Tensor:
     """num_items_in_batch as a float32 tensor without dimensions, 1 at least.
 

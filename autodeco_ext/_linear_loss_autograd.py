@@ -84,7 +84,9 @@ class LinearLoss(torch.autograd.Function):
         temperature, gradients = empty(n), empty(3, n)
         statistics = empty(n, 4) if job.heads.reads_statistics else None
         kept_top_p = empty(n) if job.train_base else None
-        for chunk in _chunks(n, job.chunk_size):
+        chunks = list(_chunks(n, job.chunk_size))
+        missing_calls = job.lm_head.missing_calls(len(chunks), rows.device)
+        for chunk in chunks:
             hidden = _take(hidden_states, rows[chunk])
             logits = job.lm_head.logits(hidden)
             hidden = hidden.float()
@@ -107,6 +109,8 @@ class LinearLoss(torch.autograd.Function):
                     job.check,
                 )
             del logits  # before those of the next chunk are made
+        for _ in range(missing_calls):  # ranks with more labels wait for this one
+            job.lm_head.project(hidden_states.new_zeros(1, hidden_states.shape[-1]))
         for_logits = (labels, kept_top_p, counted) if job.train_base else (None, None, None)
         ctx.save_for_backward(
             hidden_states, rows, temperature, statistics, gradients, *for_logits, *trained

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ class LMHead:
         hidden_states: Tensor,
     ) -> None:
         self.op, self.transform = op, transform
+        self._gathered_by: list[torch.distributed.ProcessGroup | None] = []
         if isinstance(lm_head, nn.Module):
             if bias is not None:
                 raise ValueError(
@@ -33,6 +35,8 @@ class LMHead:
                 )
             parameters, self.project = list(lm_head.parameters()), lm_head
             self._vocab = getattr(lm_head, "out_features", None)
+            self._gathered_by = _gathered_by(parameters)
+            _check_module(op, lm_head, hidden_states, sharded=self.is_sharded)
         else:
             parameters = _check_weight(op, lm_head, bias, hidden_states)
             self.project, self._vocab = lambda hidden: F.linear(hidden, *parameters), len(lm_head)
@@ -51,6 +55,20 @@ class LMHead:
                 " without out_features, got 'auto'"
             )
         return self._vocab
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether a call of the module waits for the other ranks to call it."""
+        return bool(self._gathered_by)
+
+    def missing_calls(self, calls: int, device: torch.device) -> int:
+        """How many more than these another rank makes, where a call waits for all of them."""
+        if not self.is_sharded:
+            return 0
+        largest = torch.tensor(calls, device=device)
+        for group in self._gathered_by:
+            torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX, group=group)
+        return int(largest) - calls
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, H] -> [rows, V]."""
@@ -71,7 +89,8 @@ class LMHead:
         else:
             leaf = projected.detach().requires_grad_()
             with torch.enable_grad():
-                logits = self._transformed(leaf)
+                # Not of the leaf itself, which a transform in place must not change.
+                logits = self._transformed(leaf.clone())
             (gradient,) = torch.autograd.grad(logits, leaf, gradient_of(logits.detach()))
             del logits
         return torch.autograd.grad(
@@ -89,6 +108,50 @@ class LMHead:
                 f" many rows, got {got}"
             )
         return logits
+
+
+def _gathered_by(parameters: Sequence[Tensor]) -> list[torch.distributed.ProcessGroup | None]:
+    """The groups (None is the default one) whose ranks gather these parameters; none if whole."""
+    for parameter in parameters:
+        mesh = getattr(parameter, "device_mesh", None)  # of a DTensor: FSDP2, tensor parallelism
+        if mesh is not None:
+            return [mesh.get_group(dimension) for dimension in range(mesh.ndim)]
+        if hasattr(parameter, "ds_id"):  # DeepSpeed ZeRO-3
+            return [None] if torch.distributed.is_initialized() else []
+    return []
+
+
+def _check_module(op: str, module: nn.Module, hidden_states: Tensor, *, sharded: bool) -> None:
+    """What is known to fail in the module's call, which is not made where no row has a label."""
+    width = getattr(module, "in_features", hidden_states.shape[-1])
+    if width != hidden_states.shape[-1]:
+        raise ValueError(
+            f"autodeco_ext.{op}: lm_head must have in_features {hidden_states.shape[-1]} like the"
+            f" hidden states, got {width}"
+        )
+    # Another forward may cast or move the weight first: a subclass's, one that accelerate has set
+    # on the module to load what is offloaded, FSDP's.
+    if sharded or "forward" in vars(module) or type(module).forward is not nn.Linear.forward:
+        return
+    weight = module.weight
+    if weight.device != hidden_states.device:
+        raise ValueError(
+            f"autodeco_ext.{op}: lm_head must be on {hidden_states.device} like the hidden states,"
+            f" got {weight.device}"
+        )
+    _check_dtype(op, weight, hidden_states)
+
+
+def _check_dtype(op: str, weight: Tensor, hidden_states: Tensor) -> None:
+    """Autocast makes one dtype of both."""
+    device = hidden_states.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return
+    if weight.dtype != hidden_states.dtype:
+        raise ValueError(
+            f"autodeco_ext.{op}: lm_head must be {hidden_states.dtype} like the hidden states, got"
+            f" {weight.dtype}"
+        )
 
 
 def _check_weight(
@@ -117,4 +180,5 @@ def _check_weight(
                 f"autodeco_ext.{op}: {name} must be on {hidden_states.device} like the hidden"
                 f" states, got {tensor.device}"
             )
+    _check_dtype(op, weight, hidden_states)
     return tensors

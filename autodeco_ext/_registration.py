@@ -174,9 +174,9 @@ def _(
     return logits.new_empty(rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.float32)
 
 
-def _check_loss_inputs(logits: torch.Tensor, **tensors: torch.Tensor | None) -> None:
+def _check_loss_inputs(op: str, logits: torch.Tensor, **tensors: torch.Tensor | None) -> None:
     """The tensors have one entry per row (in the last dimensions) and come with their dtype."""
-    _check_logits("autodeco_loss", logits)
+    _check_logits(op, logits)
     rows = list(logits.shape[:-1])
     leading = {"counted": [2], "loss_gradients": [2]}
     dtypes = {"labels": torch.int64, "counted": torch.bool}
@@ -184,7 +184,7 @@ def _check_loss_inputs(logits: torch.Tensor, **tensors: torch.Tensor | None) -> 
         if tensor is None:
             continue
         shape, dtype = leading.get(name, []) + rows, dtypes.get(name, torch.float32)
-        prefix = f"autodeco_ext.autodeco_loss: {name} must"
+        prefix = f"autodeco_ext.{op}: {name} must"
         if tensor.dtype != dtype:
             raise ValueError(f"{prefix} be {str(dtype).removeprefix('torch.')}, got {tensor.dtype}")
         if list(tensor.shape) != shape or not tensor.is_contiguous():
@@ -203,7 +203,12 @@ def _(
     *options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     _check_loss_inputs(
-        logits, temperature=temperature, top_p=top_p, labels=labels, drop_uniform=drop_uniform
+        "autodeco_loss",
+        logits,
+        temperature=temperature,
+        top_p=top_p,
+        labels=labels,
+        drop_uniform=drop_uniform,
     )
     rows = list(logits.shape[:-1])
     return (
@@ -224,6 +229,7 @@ def _(
     *options: Any,
 ) -> torch.Tensor:
     _check_loss_inputs(
+        "autodeco_loss_logits_gradient",
         logits,
         temperature=temperature,
         top_p=top_p,

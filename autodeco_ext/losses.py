@@ -17,7 +17,7 @@ from autodeco_ext._arguments import (
     call,
     checks_rows,
     errors_named,
-    integer,
+    int64,
     number,
     require_logits_gradient,
     require_supported_device,
@@ -226,7 +226,7 @@ def loss_options(
             f" {numbers['easy_token_drop']}"
         )
     return LossOptions(
-        ignore_index=integer(op, "ignore_index", ignore_index, "an integer"),
+        ignore_index=int64(op, "ignore_index", ignore_index),
         megatron=megatron,
         exclusive=exclusive,
         **numbers,
@@ -248,17 +248,27 @@ def _choice(op: str, name: str, value: object, choices: tuple[str, ...]) -> int:
 
 
 def easy_token_uniform(
-    op: str, drop_uniform: Tensor | None, labels: Tensor, options: LossOptions
+    op: str,
+    drop_uniform: Tensor | None,
+    labels: Tensor,
+    options: LossOptions,
+    *,
+    drops: bool = True,
 ) -> Tensor | None:
     """float32 numbers of the shape of labels that decide which easy tokens are dropped.
 
-    They are drawn for ignored labels too, so that their number depends on the shape alone.
+    They are drawn for ignored labels too, so that their number depends on the shape alone. None
+    where nothing is dropped; what the caller gave is checked all the same.
     """
-    if options.easy_token_drop == 0:
+    if drop_uniform is not None:
+        drop_uniform = row_values(
+            op, "drop_uniform", drop_uniform, torch.float32, labels.shape, labels.device
+        )
+    if not drops or options.easy_token_drop == 0:
         return None
     if drop_uniform is None:
         return torch.rand(labels.shape, device=labels.device)
-    return row_values(op, "drop_uniform", drop_uniform, torch.float32, labels.shape, labels.device)
+    return drop_uniform
 
 
 def reduced(losses: Tensor, counted: Tensor, reduction: str) -> AutoDecoLoss:
@@ -293,7 +303,7 @@ def _row_losses(
     temperature = row_values(op, "temperature", temperature, torch.float32, shape, device)
     top_p = row_values(op, "top_p", top_p, torch.float32, shape, device)
     labels = row_values(op, "labels", labels, torch.int64, shape, device)
-    uniform = easy_token_uniform(op, drop_uniform, labels, options) if drops else None
+    uniform = easy_token_uniform(op, drop_uniform, labels, options, drops=drops)
     with errors_named(op):
         losses, _, counted = call(
             _ops.autodeco_loss_rows,

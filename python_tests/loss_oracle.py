@@ -1,6 +1,6 @@
 """The training losses of one row in float64 by their sorted closed forms, and how ops are judged.
 
-Shares no code with the library: the reference is judged by it as well (test_loss_oracle.py).
+Shares no code with the library: the reference is judged by it as well (test_losses_oracle.py).
 What cancels in the textbook form (1 - C, 1 - q, sums with the label in them) is carried as a
 remainder, so that small losses and gradients keep their digits.
 """

@@ -169,6 +169,16 @@ def test_a_transform_may_narrow_the_vocabulary() -> None:
     assert_all_close(case.gradients(got), gradients[:8], **GRADIENT)
 
 
+def test_a_transform_may_work_in_place() -> None:
+    case = Case()
+    case.weight.requires_grad_()
+    results = []
+    for transform in (lambda logits: logits * 2, lambda logits: logits.mul_(2)):
+        loss = case.loss(train_base=True, logits_transform=transform, chunk_size=4).loss
+        results.append([loss, *case.gradients(loss, case.weight)])
+    assert_all_close(results[1], results[0], rtol=0, atol=0)
+
+
 def test_tied_weights_get_both_gradients() -> None:
     case = Case()
     embedding = nn.Embedding(VOCAB, HIDDEN)

@@ -31,6 +31,9 @@ BAD = {
     "lm_head must be on cpu like the hidden states, got meta": {
         "lm_head": torch.zeros(40, 12, device="meta")
     },
+    "lm_head must be torch.float32 like the hidden states, got torch.float64": {
+        "lm_head": torch.zeros(40, 12, dtype=torch.float64)
+    },
     "bias must have shape [40], got [41]": {"bias": torch.zeros(41)},
     "bias must be None with a module, which has its own, got both": {
         "lm_head": nn.Linear(12, 40),
@@ -73,6 +76,41 @@ def test_bad_arguments_are_explained(text: str) -> None:
     with pytest.raises((ValueError, TypeError)) as error:
         linear_autodeco_loss(**arguments | BAD[text])
     assert str(error.value) == f"autodeco_ext.linear_autodeco_loss: {text}"
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize(
+    ("lm_head", "text"),
+    [
+        (nn.Linear(11, 40), "lm_head must have in_features 12 like the hidden states, got 11"),
+        (nn.Linear(12, 40).bfloat16(), "lm_head must be torch.float32 like the hidden states, got"),
+        (nn.Linear(12, 40).to("meta"), "lm_head must be on cpu like the hidden states, got meta"),
+    ],
+)
+def test_a_module_that_does_not_fit_is_explained_also_without_labels(
+    lm_head: nn.Module, text: str, labelled: bool
+) -> None:
+    case = Case()
+    if not labelled:
+        case.labels.fill_(-100)
+    with pytest.raises(ValueError, match=f"^autodeco_ext.linear_autodeco_loss: {text}"):
+        case.loss(lm_head)
+
+
+def test_a_module_that_casts_or_loads_its_weight_itself_is_let_be() -> None:
+    case = Case()
+    expected = case.loss().loss
+
+    class Casts(nn.Linear):
+        def forward(self, hidden: Tensor) -> Tensor:
+            return nn.functional.linear(hidden, self.weight.float())
+
+    casts = Casts(12, VOCAB, bias=False, dtype=torch.float64)
+    casts.weight = nn.Parameter(case.weight.double())
+    loads, weight = nn.Linear(12, VOCAB, bias=False, device="meta"), case.weight
+    loads.forward = lambda hidden: nn.functional.linear(hidden, weight)
+    for lm_head in (casts, loads):
+        assert torch.equal(case.loss(lm_head).loss, expected)
 
 
 def test_train_base_on_cuda_is_refused_before_backward(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,19 @@ ARGUMENT_CASES: list[Case] = [
     ("clamp", {"top_p_temperature_clamp": -1.0}, ValueError, "top_p_temperature_clamp must be"),
     ("drop rate", {"easy_token_drop": 1.5}, ValueError, "easy_token_drop must be in [0, 1]"),
     ("ignore_index", {"ignore_index": 1.5}, TypeError, "ignore_index must be an int"),
+    (
+        "huge ignore_index",
+        {"ignore_index": 1 << 70},
+        ValueError,
+        f"ignore_index must be in the range of int64, got {1 << 70}",
+    ),
+    ("drop, no use", {"drop_uniform": "x"}, TypeError, "drop_uniform must be a torch.Tensor, got"),
+    (
+        "drop, off",
+        {"drop_uniform": torch.ones(2), "easy_token_drop": 0.0},
+        ValueError,
+        "drop_uniform must have shape [3], got [2]",
+    ),
     ("check", {"check": "no"}, TypeError, "check must be a bool or None, got 'no'"),
 ]
 
@@ -232,6 +245,18 @@ def test_opcheck(device: torch.device, dtype: torch.dtype) -> None:
     torch.library.opcheck(
         OPS.autodeco_loss_logits_gradient, (*inputs[:4], counted, upstream, *inputs[7:])
     )
+
+
+@pytest.mark.parametrize("kind", ["cpu", "meta"])
+def test_the_gradient_op_names_itself_in_its_errors_in_tracing_too(kind: str) -> None:
+    inputs = [
+        x.to(kind) if isinstance(x, torch.Tensor) else x for x in row_arguments(torch.float32)
+    ]
+    inputs[1] = inputs[1][:2]
+    counted = torch.ones(2, 4, dtype=torch.bool, device=kind)
+    named = r"^autodeco_ext\.autodeco_loss_logits_gradient: temperature"
+    with pytest.raises((RuntimeError, ValueError), match=named):
+        OPS.autodeco_loss_logits_gradient(*inputs[:4], counted, counted.float(), *inputs[7:])
 
 
 @pytest.mark.slow

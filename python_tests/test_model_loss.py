@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 
 import pytest
@@ -18,6 +20,7 @@ from transformers import (
 )
 
 from autodeco_ext import AutoDecoModelForCausalLM, reference
+from autodeco_ext.models import logits_transform
 
 IDS = torch.tensor([[1, 7, 20, 33, 2], [4, 4, 2, 50, 9]])
 
@@ -208,6 +211,8 @@ def test_the_lm_head_multiplies_the_scored_positions_once():
     labels[0, 2:] = 7
     training_loss(model, labels).backward()
     assert counting.rows == 3 + 2  # and the row that is compared with the base's own, twice
+    training_loss(model, labels).backward()
+    assert counting.rows == 5 + 3 + 1  # the base still makes that row, nothing compares it
 
 
 SIZES = {
@@ -255,6 +260,53 @@ def test_a_base_that_changes_its_logits_in_an_unknown_way_is_refused_by_name():
     with pytest.raises(ValueError, match="skip_logits must be False for HyperCLOVAXForCausalLM"):
         training_loss(model)
     assert training_loss(model, skip_logits=False) > 0
+
+
+def hyperclovax(scale: float):
+    """A base with a scale that is not known here, the same base for every scale."""
+    model = AutoDecoModelForCausalLM.from_base(
+        base_of(HyperCLOVAXConfig(**SIZES, logits_scaling=scale))
+    )
+    return model.train()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_small_unknown_change_of_the_logits_is_seen_as_far_as_the_dtype_shows_it(dtype):
+    change = {torch.float32: 1.001, torch.bfloat16: 1.03, torch.float16: 1.01}[dtype]
+    assert training_loss(hyperclovax(1.0).to(dtype)) >= 0
+    with pytest.raises(ValueError, match="skip_logits must be False for HyperCLOVAXForCausalLM"):
+        training_loss(hyperclovax(change).to(dtype))
+
+
+def test_an_unknown_soft_cap_is_seen_where_logits_are_small(monkeypatch):
+    model = AutoDecoModelForCausalLM.from_base(base_of(CHANGED_LOGITS["soft cap"]()))
+    model.config.final_logit_softcapping = 3 * model(IDS).logits.abs().max().item()
+    monkeypatch.setattr(logits_transform, "_constants", lambda model: (None, None, None))
+    with pytest.raises(ValueError, match="skip_logits must be False for Gemma2ForCausalLM"):
+        training_loss(model)
+
+
+def test_the_logits_are_compared_once_per_model_and_transform(monkeypatch):
+    looks = []
+    are_close = logits_transform._are_close
+    monkeypatch.setattr(
+        logits_transform, "_are_close", lambda *pair: looks.append(0) or are_close(*pair)
+    )
+    model = AutoDecoModelForCausalLM.from_base(base_of(CHANGED_LOGITS["soft cap"]()))
+    state = set(vars(model))
+    for _ in range(3):
+        training_loss(model)
+    assert len(looks) == 1 and set(vars(model)) == state
+    training_loss(pickle.loads(pickle.dumps(model)))
+    training_loss(copy.deepcopy(model))
+    assert len(looks) == 3
+    model.config.final_logit_softcapping = 0.25
+    training_loss(model)
+    assert len(looks) == 4
+    refused = hyperclovax(3.0)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="skip_logits must be False"):
+            training_loss(refused)
 
 
 def test_nothing_to_score_in_training_is_a_differentiable_zero():
