@@ -61,74 +61,69 @@ def linear_autodeco_loss(
 ) -> AutoDecoLoss:
     """`autodeco_loss` of the heads' T and P, from hidden states; logits exist a chunk at a time.
 
-        logits = logits_transform(lm_head(hidden_states)), T and P = heads(hidden_states, logits), loss
-        = autodeco_loss(logits, T, P, labels). Positions without a label are left out of all of it.
+    logits = logits_transform(lm_head(hidden_states)), T and P = heads(hidden_states, logits), loss
+    = autodeco_loss(logits, T, P, labels). Positions without a label are left out of all of it.
 
-        The base is frozen by default: hidden states and LM head are constants, the LM head is
-        multiplied once, and backward runs the heads again, not the LM head. Kept until then are 40
-        bytes a position with a label, 46 with train_base, 8 more with reduction "none"; and hidden
-        states, weights and (train_base) labels by reference. Labels that are no contiguous int64
-        tensor are then a copy, 8 bytes for every position.
+    The base is frozen by default: hidden states and LM head are constants, the LM head is
+    multiplied once, and backward runs the heads again, not the LM head. Kept until then are 40
+    bytes a position with a label, 46 with train_base, 8 more with reduction "none"; and hidden
+    states, weights and (train_base) labels by reference. Labels that are no contiguous int64
+    tensor are then a copy, 8 bytes for every position.
 
-        Args:
-            hidden_states: `[..., H]`, the LM head's input, in the dtype it takes.
-            lm_head: its weight `[V, H]`, or the module, which is called with `[rows, H]`. Weights that
-                are sharded (DTensor parameters, as FSDP2 makes them; ZeRO-3) gather themselves in each
-                call, which waits for the other ranks: every rank must then call this function. A rank
-                with fewer chunks than another calls the module with a row of zeros for each it lacks;
-                their number is agreed on first and read on the host. Where a rank raises, the others
-                wait for it: unshard the module first where that matters, or to gather once.
-            heads: AutoDecoHeads of that hidden size. Their gradients are as released: the features and
-                the T that enters the top-p head are constants.
-            labels: `[...]` integers in 0 .. V-1, or ignore_index. labels[i] is the target of row i.
-            bias: `[V]`, of an LM head given as a weight.
-            logits_transform: what the base does to the LM head's output (soft cap, scale, fewer
-                columns), called with `[rows, V]`, which it may change in place. It must treat every row
-                alone.
-            train_base: let gradients flow into hidden_states and lm_head where they require grad.
-                Backward then multiplies the LM head again, and every chunk makes a gradient of the LM
-    <<<<<<< HEAD
-                head's size, summed in float32: use large chunks. A module's parameters must be whole:
-                unshard it first.
-    =======
-                head's size, summed in float32: use large chunks. A module's parameters must be whole.
-                On the CPU only.
-    >>>>>>> 19153eb432e4f3a7a468d7f3895285195c225729
-            chunk_size: rows of a chunk at most, >= 1; "auto": as many as max_chunk_bytes holds.
-            max_chunk_bytes: for what exists of a chunk at a time: its logits (three times with a
-                logits_transform, twice as many with train_base) and the heads' layers. A chunk has one
-                row at least.
-            drop_uniform, variant, cumulative, easy_token_drop, steepness, temperature_clamp,
-                top_p_temperature_clamp, mass_eps, probability_eps, ignore_index, reduction: as in
-                `autodeco_loss`.
-            num_items_in_batch: with reduction "mean", divide both parts by this and not by the number
-                of positions they count: under gradient accumulation and data parallelism the number
-                of all of them together. A number >= 0 or a tensor of one element, whose value is not
-                checked. Less than 1 counts as 1.
-            check: as in `autodeco_loss`; False leaves invalid logits an error on the CPU.
+    Args:
+        hidden_states: `[..., H]`, the LM head's input, in the dtype it takes.
+        lm_head: its weight `[V, H]`, or the module, which is called with `[rows, H]`. Weights that
+            are sharded (DTensor parameters, as FSDP2 makes them; ZeRO-3) gather themselves in each
+            call, which waits for the other ranks: every rank must then call this function. A rank
+            with fewer chunks than another calls the module with a row of zeros for each it lacks;
+            their number is agreed on first and read on the host. Where a rank raises, the others
+            wait for it: unshard the module first where that matters, or to gather once.
+        heads: AutoDecoHeads of that hidden size. Their gradients are as released: the features and
+            the T that enters the top-p head are constants.
+        labels: `[...]` integers in 0 .. V-1, or ignore_index. labels[i] is the target of row i.
+        bias: `[V]`, of an LM head given as a weight.
+        logits_transform: what the base does to the LM head's output (soft cap, scale, fewer
+            columns), called with `[rows, V]`, which it may change in place. It must treat every row
+            alone.
+        train_base: let gradients flow into hidden_states and lm_head where they require grad.
+            Backward then multiplies the LM head again, and every chunk makes a gradient of the LM
+            head's size, summed in float32: use large chunks. A module's parameters must be whole:
+            unshard it first. On the CPU only.
+        chunk_size: rows of a chunk at most, >= 1; "auto": as many as max_chunk_bytes holds.
+        max_chunk_bytes: for what exists of a chunk at a time: its logits (three times with a
+            logits_transform, twice as many with train_base) and the heads' layers. A chunk has one
+            row at least.
+        drop_uniform, variant, cumulative, easy_token_drop, steepness, temperature_clamp,
+            top_p_temperature_clamp, mass_eps, probability_eps, ignore_index, reduction: as in
+            `autodeco_loss`.
+        num_items_in_batch: with reduction "mean", divide both parts by this and not by the number
+            of positions they count: under gradient accumulation and data parallelism the number
+            of all of them together. A number >= 0 or a tensor of one element, whose value is not
+            checked. Less than 1 counts as 1.
+        check: as in `autodeco_loss`; False leaves invalid logits an error on the CPU.
 
-        Returns:
-            AutoDecoLoss(loss, temperature_loss, top_p_loss), float32.
+    Returns:
+        AutoDecoLoss(loss, temperature_loss, top_p_loss), float32.
 
-        Raises:
-            ValueError: a shape, device or value that does not fit, train_base on CUDA, or an invalid
-                row, numbered as in `labels.flatten()`.
-            TypeError: an argument of the wrong type.
-            RuntimeError: a second derivative.
+    Raises:
+        ValueError: a shape, device or value that does not fit, train_base on CUDA, or an invalid
+            row, numbered as in `labels.flatten()`.
+        TypeError: an argument of the wrong type.
+        RuntimeError: a second derivative.
 
-        torch.compile breaks the graph here and runs the call as it is. On CUDA the number of positions
-        with a label is read on the host, once.
+    torch.compile breaks the graph here and runs the call as it is. On CUDA the number of positions
+    with a label is read on the host, once.
 
-        Determinism: as `autodeco_loss`, given the products with LM head and heads, which are torch's
-        and may depend on the chunk by rounding.
+    Determinism: as `autodeco_loss`, given the products with LM head and heads, which are torch's
+    and may depend on the chunk by rounding.
 
-        Example:
-            >>> import torch, autodeco_ext
-            >>> from autodeco_ext import AutoDecoConfig, AutoDecoHeads
-            >>> heads, lm_head = AutoDecoHeads(AutoDecoConfig(hidden_size=8)), torch.nn.Linear(8, 100)
-            >>> labels = torch.tensor([[3, 7, -100]])
-            >>> loss = autodeco_ext.linear_autodeco_loss(torch.randn(1, 3, 8), lm_head, heads, labels)
-            >>> loss.loss.backward()
+    Example:
+        >>> import torch, autodeco_ext
+        >>> from autodeco_ext import AutoDecoConfig, AutoDecoHeads
+        >>> heads, lm_head = AutoDecoHeads(AutoDecoConfig(hidden_size=8)), torch.nn.Linear(8, 100)
+        >>> labels = torch.tensor([[3, 7, -100]])
+        >>> loss = autodeco_ext.linear_autodeco_loss(torch.randn(1, 3, 8), lm_head, heads, labels)
+        >>> loss.loss.backward()
     """
     options = loss_options(
         _OP,
