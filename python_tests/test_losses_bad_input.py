@@ -231,6 +231,7 @@ def row_arguments(dtype: torch.dtype) -> tuple[Any, ...]:
     return logits, temperature, top_p, labels, torch.linspace(0, 1, 4), 0.6, IGNORE, *options
 
 
+@pytest.mark.logits_gradient
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_opcheck(device: torch.device, dtype: torch.dtype) -> None:
     inputs = tuple(x.to(device) if isinstance(x, torch.Tensor) else x for x in row_arguments(dtype))
@@ -259,6 +260,7 @@ def test_the_gradient_op_names_itself_in_its_errors_in_tracing_too(kind: str) ->
         OPS.autodeco_loss_logits_gradient(*inputs[:4], counted, counted.float(), *inputs[7:])
 
 
+@pytest.mark.logits_gradient
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"variant": "megatron", "reduction": "sum"}])
 def test_a_full_graph_compile_equals_eager(device: torch.device, options: dict[str, Any]) -> None:
@@ -281,6 +283,7 @@ def test_a_full_graph_compile_equals_eager(device: torch.device, options: dict[s
         torch.testing.assert_close(compiled, eager, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.logits_gradient
 def test_double_backward_says_that_there_is_none(backend: str) -> None:
     logits, temperature, top_p, labels = random_arguments("gaussian", 3, 20)
     for leaf in (temperature, top_p, logits):
@@ -293,6 +296,7 @@ def test_double_backward_says_that_there_is_none(backend: str) -> None:
             gradient.square().sum().backward()
 
 
+@pytest.mark.logits_gradient
 def test_without_gradients_nothing_is_recorded(backend: str) -> None:
     made = random_arguments("gaussian", 3, 20)
     leaves = [x.clone().requires_grad_() for x in made[:3]]
