@@ -131,7 +131,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kTeam>)
     filter_logits_kernel(FilterLogitsArguments arguments) {
   const RowTask<Element, kTeam> task(arguments.logits, arguments.layout,
                                      arguments.filters.valid_vocab, arguments.team);
-  float* output = arguments.output + row_offset(arguments.output_layout, task.row_index);
   RowStatus status = filter_status(arguments.filters, task.row_index);
   Command command;
   if (status == RowStatus::kValid) {  // the same in the whole team
@@ -146,13 +145,16 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kTeam>)
     });
   }
   if (task.team.leads() && gpu::thread_index() == 0) arguments.status[task.row_index] = status;
+  // Not before, and the team once more: kept so long, they would not fit the registers.
+  float* output = arguments.output + row_offset(arguments.output_layout, task.row_index);
+  const Team<kTeam> team(arguments.team, task.memory, task.row.num_segments);
   int written = 0;
   if (command.action == Action::kWrite) {
     const float temperature = value_at(arguments.filters.temperature, task.row_index);
-    write_segments(arguments, task.row, task.team, output, temperature, command);
+    write_segments(arguments, task.row, team, output, temperature, command);
     written = task.row.columns;
   }
-  fill_columns(task.team, output, written, arguments.layout.vocab, arguments.filter_value);
+  fill_columns(team, output, written, arguments.layout.vocab, arguments.filter_value);
 }
 
 }  // namespace autodeco::cuda
