@@ -1,17 +1,15 @@
 // The training losses on the CPU, against a sort in float64, on buffers with no spare byte.
 // Compiled once per instruction set, like the kernels.
 #include <cstdlib>
-#include <string_view>
 
 #include "autodeco/soft_top_p.h"
 #include "loss_oracle.h"
+#include "native_isa.h"
 
 namespace {
 
 using namespace autodeco;
 using namespace autodeco::tests;
-
-constexpr int kSkipped = 77;  // SKIP_RETURN_CODE in CMakeLists.txt
 
 void functions_are_as_accurate_as_they_say() {
   for (double x = -700.0; x < 0.5; x += 0.37) {
@@ -324,14 +322,7 @@ void a_row_is_the_same_alone_and_in_a_batch() {
 }  // namespace
 
 int main() {
-#if defined(__x86_64__)
-  const bool runs =
-      std::string_view(AUTODECO_ISA_NAME) == "scalar" ||
-      (std::string_view(AUTODECO_ISA_NAME) == "avx2"
-           ? __builtin_cpu_supports("avx2")
-           : __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"));
-  if (!runs) return kSkipped;
-#endif
+  if (!processor_has_isa()) return kSkipped;
   functions_are_as_accurate_as_they_say();
   groups_are_their_tokens();
   losses_agree_with_a_sort();

@@ -10,7 +10,6 @@
 #include <memory>
 #include <numeric>
 #include <random>
-#include <string_view>
 #include <vector>
 
 #include "autodeco/distribution_stats.h"
@@ -22,6 +21,7 @@
 #include "distribution_stats_impl.h"
 #include "isa.h"
 #include "kept_set.h"
+#include "native_isa.h"
 
 namespace autodeco::cpu::AUTODECO_ISA {
 const KernelTable& kernels();
@@ -31,8 +31,6 @@ namespace {
 
 using namespace autodeco;
 using namespace autodeco::cpu::AUTODECO_ISA;
-
-constexpr int kSkipped = 77;  // SKIP_RETURN_CODE in CMakeLists.txt
 
 int failures = 0;
 
@@ -382,14 +380,7 @@ void kept_ids_stay_within_their_capacity() {
 }  // namespace
 
 int main() {
-#if defined(__x86_64__)
-  const bool runs =
-      std::string_view(AUTODECO_ISA_NAME) == "scalar" ||
-      (std::string_view(AUTODECO_ISA_NAME) == "avx2"
-           ? __builtin_cpu_supports("avx2")
-           : __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"));
-  if (!runs) return kSkipped;
-#endif
+  if (!autodeco::tests::processor_has_isa()) return autodeco::tests::kSkipped;
   philox_matches_published_vectors();
   order_keys_order_like_floats();
   exp2_is_as_accurate_as_it_says();
