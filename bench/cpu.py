@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import time
 from pathlib import Path
 
 import torch
@@ -47,10 +48,12 @@ def main(arguments: list[str]) -> int:
     command = shlex.join(["python", "-m", "bench", "cpu", *arguments])
     result: dict = {"command": command, "machine": machine(), "records": []}
     print(", ".join(f"{key} {value}" for key, value in result["machine"].items()))
-    for shape in wanted:
+    start = time.monotonic()
+    for number, shape in enumerate(wanted, start=1):
         records = with_ratios(list(run_on_cpu(shape, options.seconds, options.provider)))
         result["records"] += records
-        print("\n".join(map(line, records)), flush=True)
+        print("\n".join(map(line, records)))
+        print(f"case {number} of {len(wanted)}, {time.monotonic() - start:.0f} s", flush=True)
     if options.output:
         result["records"].sort(key=lambda record: cases.NAMES.index(record["op"]))
         options.output.parent.mkdir(parents=True, exist_ok=True)

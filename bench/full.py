@@ -2,6 +2,9 @@
 
 python -m bench full                            # into bench/results
 python -m bench full --only cpu --output /tmp   # one part; charts of those that are there
+
+A part is a process and a result file of its own; each begins with the names of those still to come,
+which is what --only takes to go on after an interruption.
 """
 
 from __future__ import annotations
@@ -17,26 +20,35 @@ _VOCABS = "--vocab 32000 128256 151936 201088 262144"
 _OURS = "--provider autodeco_ext floor --seconds 0.1"
 _SAMPLING = "--op sample filter_logits distribution_stats kept_indices decode_step"
 _LOSS = "--op autodeco_loss"
-# Name of the result -> options of `python -m bench cpu`. Peers are slow, and so they are timed
-# where a goal or a chart needs them; our own time is taken for every shape.
+_LINEAR = "--distribution gaussian5 --op"
+_BOTH = "--dtype float32 bfloat16"
+# Name of the result -> arguments of `python -m bench`. Peers are slow, and so they are timed where
+# a goal or a chart needs them; our own time is taken for more shapes.
 PARTS = {
-    "cpu": f"{_SAMPLING} --rows 1 8 64 --seconds 0.5",
-    "cpu-vocabularies": f"{_SAMPLING} --rows 8 {_VOCABS} --distribution peaked --seconds 0.5",
-    "cpu-grid": f"{_SAMPLING} {_OURS} --rows 1 8 64 {_VOCABS} --dtype float32 bfloat16",
-    "cpu-2-threads": f"{_SAMPLING} {_OURS} --rows 1 8 64 --threads 2",
-    "cpu-loss": f"{_LOSS} --rows 1 8 --dtype float32 bfloat16 --seconds 0.5",
-    "cpu-loss-grid": f"{_LOSS} {_OURS} --rows 1 8 64 {_VOCABS}",
-    "cpu-linear-loss": "--op linear_autodeco_loss --rows 64 512 4096 --distribution gaussian5",
+    "calls": "calls",
+    "cpu": f"cpu {_SAMPLING} --rows 1 8 --seconds 0.5",
+    "cpu-rows": f"cpu {_SAMPLING} --rows 1 8 64 --distribution peaked --seconds 0.3",
+    "cpu-vocabularies": f"cpu {_SAMPLING} --rows 8 {_VOCABS} --distribution peaked --seconds 0.3",
+    "cpu-2-threads": f"cpu {_SAMPLING} {_OURS} --rows 1 8 64 --distribution peaked --threads 2",
+    "cpu-loss": f"cpu {_LOSS} --rows 1 8 --seconds 0.5",
+    "cpu-linear-loss": f"cpu {_LINEAR} linear_autodeco_loss --rows 16 64 256",
+    "cpu-linear-loss-4096": f"cpu {_LINEAR} linear_autodeco_loss {_OURS} --rows 4096",
+    "cpu-head-training": f"cpu {_LINEAR} head_training_step --rows 256",
+    "cpu-grid": f"cpu {_SAMPLING} autodeco_loss {_OURS} --rows 8 {_VOCABS} {_BOTH}",
+    "cpu-batches": f"cpu {_SAMPLING} autodeco_loss {_OURS} --rows 1 64 {_BOTH}",
 }
 # Results -> the charts that are drawn of them.
 CHARTS = {
-    ("cpu",): "rows memory speed-up floor",
+    ("cpu",): "speed-up floor",
+    ("cpu-rows",): "rows memory",
     ("cpu-vocabularies",): "latency",
-    ("cpu-grid",): "dtypes",
-    ("cpu", "cpu-2-threads"): "threads",
+    ("cpu-rows", "cpu-2-threads"): "threads",
     ("cpu-loss",): "speed-up memory floor",
-    ("cpu-loss-grid",): "latency",
-    ("cpu-linear-loss",): "rows memory",
+    ("cpu-linear-loss",): "rows memory speed-up",
+    ("cpu-linear-loss-4096",): "rows",  # of which there is one: the table alone
+    ("cpu-head-training",): "speed-up",
+    ("cpu-grid",): "latency dtypes",
+    ("cpu-batches",): "floor dtypes",
 }
 
 
@@ -60,8 +72,12 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     paths = {name: options.output / f"{name}.json" for name in PARTS}
     succeeded = True
-    for name in options.only:
-        succeeded &= _bench("cpu", *PARTS[name].split(), "--output", str(paths[name]))
+    start = time.monotonic()
+    for number, name in enumerate(options.only, start=1):
+        left = " ".join(options.only[number - 1 :])
+        minutes = (time.monotonic() - start) / 60
+        print(f"\npart {number} of {len(options.only)}, {minutes:.1f} minutes so far: {left}")
+        succeeded &= _bench(*PARTS[name].split(), "--output", str(paths[name]))
     for names, charts in CHARTS.items():
         results = [paths[name] for name in names]
         if set(names) & set(options.only) and all(path.is_file() for path in results):

@@ -100,16 +100,20 @@ def _save(figure, path: Path) -> Path:
     return path
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
         prog="python -m bench plot",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("result", nargs="+", type=Path, help="JSON file of python -m bench")
-    parser.add_argument("--output", type=Path, help="folder (default: that of the first result)")
-    parser.add_argument("--chart", nargs="+", choices=CHARTS, default=CHARTS)
-    options = parser.parse_args(arguments)
+    result.add_argument("result", nargs="+", type=Path, help="JSON file of python -m bench")
+    result.add_argument("--output", type=Path, help="folder (default: that of the first result)")
+    result.add_argument("--chart", nargs="+", choices=CHARTS, default=CHARTS)
+    return result
+
+
+def main(arguments: list[str]) -> int:
+    options = parser().parse_args(arguments)
     for path in options.result:
         fault = _fault(path)
         if fault:

@@ -1,7 +1,10 @@
-"""Records of the benchmark program, made up."""
+"""For tests of the benchmark program: records, made up, and a small model in place of a large."""
 
 from __future__ import annotations
 
+import pytest
+
+from bench.cases import head_training_step
 from bench.runner import OK, Shape
 
 SHAPE = Shape("sample", "peaked", 3, 500, "float32")
@@ -16,3 +19,15 @@ def record(provider: str, time: float | None = 10.0, shape: Shape = SHAPE, **ext
             "percentile_80": 1.1 * time,
         }
     return result
+
+
+def use_small_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base of head_training_step."""
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    monkeypatch.setattr(head_training_step, "SIZES", sizes)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_records import SHAPE, record
+from bench_records import SHAPE, record, use_small_base
 
 from bench import __main__ as program
-from bench import cases, cpu, full, runner, summary, table, timing
+from bench import cases, cpu, full, plot, runner, summary, table, timing
 from bench.cases import kept_bounds
 from bench.fetch_peers import Package, unpack
 from bench.gpu import STAGES
@@ -68,49 +68,6 @@ def test_another_batch_at_the_same_address_is_judged_anew() -> None:
         assert may_be_kept[0].tolist() == [i == hot for i in range(3)]
 
 
-@pytest.mark.parametrize("quantity", range(4))
-def test_each_quantity_of_a_loss_is_checked(quantity: int) -> None:
-    inputs = runner.make_inputs(SHAPE._replace(op="autodeco_loss"), 1, "cpu")
-    ours = cases.case("autodeco_loss").providers("cpu")[cases.OURS]
-
-    def changed(*arguments: torch.Tensor) -> torch.Tensor:
-        result = ours.run(*arguments)
-        result[quantity] *= 1.001
-        return result
-
-    assert runner.verdict("autodeco_loss", ours, inputs) == OK
-    assert runner.verdict("autodeco_loss", Provider(changed), inputs) == FAIL
-    found = ours.errors(changed(*inputs.checked), *inputs.checked)
-    assert max(found, key=found.get) == list(found)[quantity]
-    assert max(found.values()) == pytest.approx(1e-3, rel=0.05)
-
-
-@pytest.mark.parametrize("part", ["loss", "head_gradient"])
-def test_loss_and_gradient_of_the_linear_loss_are_checked(part: str) -> None:
-    shape = SHAPE._replace(op="linear_autodeco_loss", distribution="gaussian")
-    inputs = runner.make_inputs(shape, 1, "cpu")
-    ours = cases.case(shape.op).providers("cpu")[cases.OURS]
-    factors = (1.001, 1) if part == "loss" else (1, 1.001)
-
-    def changed(*arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(x * factor for x, factor in zip(ours.run(*arguments), factors, strict=True))
-
-    assert runner.verdict(shape.op, ours, inputs) == OK
-    assert runner.verdict(shape.op, Provider(changed), inputs) == FAIL
-    assert ours.errors(changed(*inputs.checked), *inputs.checked)[part] == pytest.approx(1e-3, 0.05)
-
-
-def test_all_logits_are_not_made_where_they_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = SHAPE._replace(op="linear_autodeco_loss", distribution="gaussian")
-    provider = cases.case(shape.op).providers("cpu")["released"]
-    inputs = runner.make_inputs(shape, 1, "cpu")
-    assert runner.verdict(shape.op, provider, inputs) == OK
-    monkeypatch.setattr(linear_losses.os, "sysconf", lambda name: 300)  # 90 kB
-    check = runner.verdict(shape.op, provider, inputs)
-    assert check == "needs about 0.00015 GB, and 9e-05 GB are free"
-    assert not runner.may_be_timed(check)
-
-
 def test_the_same_logits_with_another_temperature_are_judged_anew() -> None:
     logits, p = torch.tensor([[2.0, 1.0, 0.0]]), torch.full((1,), 0.6)
     kept = [
@@ -137,7 +94,8 @@ def test_a_wrong_or_missing_provider_has_no_time(monkeypatch: pytest.MonkeyPatch
     assert [FAIL in summary.line(r) for r in records] == [True, False, False]
 
 
-def test_every_distribution_passes_its_checks_on_the_cpu() -> None:
+def test_every_distribution_passes_its_checks_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_base(monkeypatch)
     for op in cases.NAMES:
         for distribution in DISTRIBUTIONS:
             if not cases.has_distribution(op, distribution):
@@ -336,6 +294,8 @@ def test_the_full_run_is_made_of_commands_that_parse(
             options = cpu.parser().parse_args(arguments[1:])
             options.output.touch()
             assert shapes(cpu.parser(), options)
+        if arguments[0] == "plot":
+            plot.parser().parse_args(arguments[1:])
         return True
 
     monkeypatch.setattr(full, "_bench", run)
@@ -345,7 +305,17 @@ def test_the_full_run_is_made_of_commands_that_parse(
     assert program.main(["full", "--output", str(tmp_path)]) == 0
     assert len(commands) == len(full.PARTS) + len(full.CHARTS)
     drawn = {path for command in commands if command[0] == "plot" for path in command}
-    assert {str(tmp_path / f"{name}.json") for name in full.PARTS} <= drawn
+    assert {str(tmp_path / f"{name}.json") for name in full.PARTS if name != "calls"} <= drawn
+
+
+def test_a_full_run_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(full, "_bench", lambda *arguments: True)
+    assert program.main(["full", "--output", str(tmp_path), "--only", "cpu-grid", "cpu"]) == 0
+    first, second = capsys.readouterr().out.strip().split("\n\n")
+    assert first == "part 1 of 2, 0.0 minutes so far: cpu-grid cpu"
+    assert second == "part 2 of 2, 0.0 minutes so far: cpu"
 
 
 def test_a_result_that_is_not_there_is_a_sentence(

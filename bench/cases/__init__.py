@@ -34,6 +34,7 @@ NAMES = (
     "decode_step",
     "autodeco_loss",
     "linear_autodeco_loss",
+    "head_training_step",
 )
 OURS = "autodeco_ext"  # the provider that others are compared with
 FLOOR = "floor"

@@ -6,8 +6,8 @@ the LM head alone, in the chunks that ours takes: torch's matrix product.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -21,14 +21,14 @@ from bench.providers import Missing, Provider, linear_losses
 from bench.rows import DTYPES
 
 HIDDEN_SIZE = 1024
-_STANDARD_DEVIATIONS = {"gaussian": 1.0, "gaussian5": 5.0}  # of the logits
-DISTRIBUTIONS = tuple(_STANDARD_DEVIATIONS)
-_CHECKED_TOKENS = 32  # a float64 sort for all would take minutes
+STANDARD_DEVIATIONS = {"gaussian": 1.0, "gaussian5": 5.0}  # of the logits
+DISTRIBUTIONS = tuple(STANDARD_DEVIATIONS)
+CHECKED_TOKENS = 32  # a float64 sort for all would take minutes
+NO_RESULT = "a product of torch, its result is dropped"
 _LIMITS = {"loss": 1e-5, "head_gradient": 1e-4}
 _PEER_LIMITS = {"loss": 1e-3, "head_gradient": 1e-2}
 
 Arguments = tuple[Tensor, Tensor, AutoDecoHeads, Tensor]
-Result = tuple[Tensor, Tensor]  # the mean loss; the heads' gradients, one after the other
 
 
 def inputs(
@@ -39,7 +39,7 @@ def inputs(
     A token's hidden state is random but for a part along its label's row of the LM head, which
     gives the label a probability of about a half, as in a model that fits the data.
     """
-    deviation = _STANDARD_DEVIATIONS[distribution]
+    deviation = STANDARD_DEVIATIONS[distribution]
     generator = torch.Generator(device).manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -57,19 +57,10 @@ def inputs(
         hidden += of_labels * (label_logit / of_labels.square().sum(-1, keepdim=True))
         rounds.append((hidden.to(weight.dtype), weight, heads, labels))
     hidden, *_, labels = rounds[0]
-    return rounds, (hidden[:_CHECKED_TOKENS], weight, heads, labels[:_CHECKED_TOKENS])
+    return rounds, (hidden[:CHECKED_TOKENS], weight, heads, labels[:CHECKED_TOKENS])
 
 
-def _with_gradients(loss: Callable[..., Tensor]) -> Callable[..., Result]:
-    def run(hidden: Tensor, weight: Tensor, heads: AutoDecoHeads, labels: Tensor) -> Result:
-        mean = loss(hidden, weight, heads, labels)
-        gradients = torch.autograd.grad(mean, list(heads.parameters()))
-        return mean.detach(), torch.cat([gradient.flatten() for gradient in gradients])
-
-    return run
-
-
-def _ours(*arguments: Tensor) -> Tensor:
+def ours(*arguments: Tensor) -> Tensor:
     return autodeco_ext.linear_autodeco_loss(*arguments, easy_token_drop=0).loss
 
 
@@ -81,7 +72,8 @@ def _definition(hidden: Tensor, weight: Tensor, heads: AutoDecoHeads, labels: Te
     return reference.autodeco_loss(logits, t, p, labels).loss
 
 
-def _matmul_alone(hidden: Tensor, weight: Tensor, heads: AutoDecoHeads, *_: object) -> None:
+def matmul_alone(hidden: Tensor, weight: Tensor, heads: AutoDecoHeads, *_: object) -> None:
+    """The LM head's product in the chunks that ours takes."""
     row_bytes = len(weight) * weight.element_size() + heads_bytes(heads)
     rows = max(1, DEFAULT_CHUNK_BYTES // row_bytes)
     for chunk in hidden.tensor_split(-(-len(hidden) // rows)):
@@ -90,28 +82,34 @@ def _matmul_alone(hidden: Tensor, weight: Tensor, heads: AutoDecoHeads, *_: obje
 
 def providers(device: str) -> dict[str, Provider | Missing]:
     return {
-        "autodeco_ext": Provider(_with_gradients(_ours), errors=errors, waits=True),
-        "floor": Provider(_matmul_alone, unchecked="a product of torch, its result is dropped"),
+        "autodeco_ext": Provider(linear_losses.with_gradients(ours), errors=errors, waits=True),
+        "floor": Provider(matmul_alone, unchecked=NO_RESULT),
         "released": Provider(
-            _with_gradients(linear_losses.released),
-            lambda *result_and_arguments: is_right(*result_and_arguments, limits=_PEER_LIMITS),
+            linear_losses.with_gradients(linear_losses.released),
+            is_near,
             errors=errors,
             refuses=linear_losses.refuses,
         ),
+        "released chunked": Provider(linear_losses.released_chunked, is_near, errors=errors),
         "liger kernel": linear_losses.liger(device),
         "cut cross entropy": linear_losses.cut(device),
     }
 
 
-def errors(result: Result, *arguments: Tensor) -> dict[str, float]:
+def errors(result: linear_losses.Result, *arguments: Tensor) -> dict[str, float]:
     """Relative to the value in float64; of the gradients, the norm of the difference."""
-    expected = _with_gradients(_definition)(*arguments)
+    expected = linear_losses.with_gradients(_definition)(*arguments)
     return {
         name: float((found.double() - wanted.double()).norm() / wanted.double().norm())
         for name, found, wanted in zip(_LIMITS, result, expected, strict=True)
     }
 
 
-def is_right(result: Result, *arguments: Tensor, limits: dict[str, float] = _LIMITS) -> bool:
+def is_right(
+    result: linear_losses.Result, *arguments: Tensor, limits: dict[str, float] = _LIMITS
+) -> bool:
     found = errors(result, *arguments)
     return all(found[name] <= limit for name, limit in limits.items())
+
+
+is_near = functools.partial(is_right, limits=_PEER_LIMITS)

@@ -1,5 +1,7 @@
 """An LM head and a loss over hidden states: the released formula, and two fused cross entropies.
 
+Arguments of all: hidden states [tokens, H], the LM head's weight [V, H], heads, labels [tokens].
+
 Liger-Kernel and Apple's cut-cross-entropy have another, simpler loss. They show what an LM head and
 a loss cost without the logits in memory, gradients for the hidden states included.
 """
@@ -24,6 +26,19 @@ from bench.providers import NOT_FETCHED, PEERS, Missing, Provider, torch_heads, 
 _COPIES = 25
 _FOLDER = PEERS / "linear_losses"
 
+Result = tuple[Tensor, Tensor]  # the mean loss; the heads' gradients, one after the other
+
+
+def with_gradients(loss: Callable[..., Tensor]) -> Callable[..., Result]:
+    """loss(arguments) is the mean loss; the base is frozen."""
+
+    def run(hidden: Tensor, weight: Tensor, heads: AutoDecoHeads, labels: Tensor) -> Result:
+        mean = loss(hidden, weight, heads, labels)
+        gradients = torch.autograd.grad(mean, list(heads.parameters()))
+        return mean.detach(), torch.cat([gradient.flatten() for gradient in gradients])
+
+    return run
+
 
 def released(hidden: Tensor, weight: Tensor, heads: AutoDecoHeads, labels: Tensor) -> Tensor:
     """The mean loss from the logits of all tokens."""
@@ -31,6 +46,21 @@ def released(hidden: Tensor, weight: Tensor, heads: AutoDecoHeads, labels: Tenso
         logits = F.linear(hidden, weight)
     temperature, top_p = torch_heads.predict(heads, hidden, logits)
     return torch_losses.released(logits, temperature, top_p, labels).loss.mean()
+
+
+def released_chunked(
+    hidden: Tensor, weight: Tensor, heads: AutoDecoHeads, labels: Tensor
+) -> Result:
+    """with_gradients(released) a few tokens at a time, so that memory does not grow with them."""
+    of_chunk = with_gradients(released)
+    loss, gradients = torch.zeros(()), torch.zeros(())
+    for states, targets in zip(
+        hidden.split(torch_losses.CHUNK), labels.split(torch_losses.CHUNK), strict=True
+    ):
+        share = len(targets) / len(labels)
+        mean, of_heads = of_chunk(states, weight, heads, targets)
+        loss, gradients = loss + share * mean, gradients + share * of_heads
+    return loss, gradients
 
 
 def refuses(hidden: Tensor, weight: Tensor, *_: object) -> str:
