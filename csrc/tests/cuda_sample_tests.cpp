@@ -169,8 +169,8 @@ void portable_teams_stay_within_their_bounds() {
          "one row has the largest team");
 }
 
-// Rows so long that float32 keys are counted per unit of several segments: top_p alone, with a top_k
-// that fits the list, and with one that does not.
+// Rows so long that float32 keys are counted per unit of several segments: top_p alone, with a
+// top_k that fits the list, and with one that does not.
 template <typename Element>
 void long_rows_agree_with_a_sort() {
   constexpr int kVocab = 131072 + 1234;
