@@ -59,8 +59,14 @@ def gpu_machine() -> dict[str, str | int]:
         "l2_bytes": properties.L2_cache_size,
         "driver": _first_line(query) or "unknown",
         "cuda": str(torch.version.cuda),
+        "architectures": autodeco_ext.build_info()["cuda_architectures"],
         **machine(),
     }
+
+
+def origin(facts: dict) -> dict:
+    """What two results of a GPU must share to be parts of one."""
+    return {key: facts[key] for key in ("gpu", "torch", "commit", "architectures")}
 
 
 def gpu_folder_name() -> str:

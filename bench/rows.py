@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import torch
 
-DISTRIBUTIONS = ("peaked", "gaussian", "gaussian5", "uniform", "tied")
+MIXED = "mixed"
+DISTRIBUTIONS = ("peaked", "gaussian", "gaussian5", "uniform", "tied", MIXED)
+# The rows of a mixed batch, by turns: greedy, without a filter, ordinary, and three hard ones. What
+# is not given is drawn as for other batches.
+_MIXED_ROWS: tuple[tuple[str, dict[str, float]], ...] = (
+    ("peaked", {"temperature": 0.0}),
+    ("peaked", {"top_p": 1.0}),
+    ("peaked", {}),
+    ("gaussian", {}),
+    ("uniform", {}),
+    ("tied", {}),
+)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TEMPERATURES = (0.1, 2.0)
 TOP_PS = (0.1, 1.0)
@@ -25,33 +36,51 @@ def batches(
 
     "peaked": the r-th token has p ~ r^-1.8, as in a language model. "gaussian", "gaussian5":
     standard deviation 1 and 5. "uniform": all equal. "tied": Gaussian of standard deviation 2,
-    rounded to integers, so that thousands of tokens share a logit at any boundary.
+    rounded to integers, so that thousands of tokens share a logit at any boundary. "mixed": rows of
+    several of these by turns.
     """
+    if distribution not in DISTRIBUTIONS:
+        raise ValueError(
+            f"bench: distribution must be one of {DISTRIBUTIONS}, got {distribution!r}"
+        )
     generator = torch.Generator(device).manual_seed(seed)
     logits = torch.empty(count, rows, vocab, dtype=dtype, device=device)
     for batch in logits:  # one by one: the float32 in between need not be as large as all
-        if distribution == "peaked":
-            rank = 1 + vocab * torch.rand(rows, vocab, generator=generator, device=device)
-            batch.copy_(12 - 1.8 * rank.log_())
-        elif distribution == "uniform":
-            batch.zero_()
-        elif distribution in ("gaussian", "gaussian5", "tied"):
-            normal = torch.randn(rows, vocab, generator=generator, device=device)
-            if distribution == "gaussian5":
-                normal *= 5
-            if distribution == "tied":
-                normal = (2 * normal).round_()
-            batch.copy_(normal)
+        if distribution == MIXED:
+            for first, (kind, _) in enumerate(_MIXED_ROWS):
+                _fill(batch[first :: len(_MIXED_ROWS)], kind, generator)
         else:
-            raise ValueError(
-                f"bench: distribution must be one of {DISTRIBUTIONS}, got {distribution!r}"
-            )
+            _fill(batch, distribution, generator)
     return logits
 
 
-def parameters(rows: int, device: str = "cpu", seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Heterogeneous T in [0.1, 2] and P in [0.1, 1], float32 [rows]."""
+def _fill(batch: torch.Tensor, distribution: str, generator: torch.Generator) -> None:
+    shape = {"size": batch.shape, "generator": generator, "device": batch.device}
+    if distribution == "peaked":
+        rank = 1 + batch.shape[-1] * torch.rand(**shape)
+        batch.copy_(12 - 1.8 * rank.log_())
+    elif distribution == "uniform":
+        batch.zero_()
+    else:
+        normal = torch.randn(**shape)
+        if distribution == "gaussian5":
+            normal *= 5
+        if distribution == "tied":
+            normal = (2 * normal).round_()
+        batch.copy_(normal)
+
+
+def parameters(
+    distribution: str, rows: int, device: str = "cpu", seed: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """T and P, float32 [rows]: heterogeneous in [0.1, 2] and [0.1, 1], but for some mixed rows."""
     generator = torch.Generator().manual_seed(seed)  # the same on every device
-    uniform = torch.rand(2, rows, generator=generator).to(device)
+    uniform = torch.rand(2, rows, generator=generator)
     ranges = (TEMPERATURES, TOP_PS)
-    return tuple(low + (high - low) * uniform[i] for i, (low, high) in enumerate(ranges))
+    temperature, top_p = (low + (high - low) * uniform[i] for i, (low, high) in enumerate(ranges))
+    if distribution == MIXED:
+        for first, (_, given) in enumerate(_MIXED_ROWS):
+            own = slice(first, None, len(_MIXED_ROWS))
+            temperature[own] = given.get("temperature", temperature[own])
+            top_p[own] = given.get("top_p", top_p[own])
+    return temperature.to(device), top_p.to(device)

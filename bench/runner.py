@@ -58,7 +58,7 @@ def make_inputs(shape: Shape, count: int, device: str) -> Inputs:
     if make is not None:
         return Inputs(*make(distribution, count, rows, vocab, dtype, device))
     logits = _logits(distribution, count, rows, vocab, dtype, device)
-    temperature, top_p = parameters(rows, device)
+    temperature, top_p = parameters(distribution, rows, device)
     rounds = [cases.arguments(op, batch, temperature, top_p) for batch in logits]
     return Inputs(rounds, rounds[0])
 

@@ -108,6 +108,22 @@ def test_every_distribution_passes_its_checks_on_the_cpu(monkeypatch: pytest.Mon
                 assert check == OK or providers[name].unchecked, (op, distribution)
 
 
+def test_the_rows_of_a_mixed_batch_have_their_own_kinds_and_parameters() -> None:
+    shape = SHAPE._replace(distribution="mixed", rows=8)
+    inputs = runner.make_inputs(shape, 1, "cpu")
+    logits, temperature, top_p = inputs.checked
+    assert (temperature == 0).tolist() == [row % 6 == 0 for row in range(8)]
+    assert (top_p == 1).tolist() == [row % 6 == 1 for row in range(8)]
+    assert (logits == 0).all(-1).tolist() == [row == 4 for row in range(8)]
+    assert torch.equal(logits[5], logits[5].round())
+    providers = cases.case("sample").providers("cpu")
+    peer = runner.verdict("sample", providers["torch sort"], inputs)
+    assert peer == "divides by T, and a row has T = 0"
+    wrong = providers[cases.OURS]._replace(run=lambda logits, t, p: logits.argmin(-1))
+    assert runner.verdict("sample", wrong, inputs) == FAIL
+    assert not cases.has_distribution("filter_logits", "mixed")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("vocab", [1, 63, 64, 1000])
 def test_the_floor_finds_the_maximum_and_the_sum(cpu_backend: str, vocab: int, dtype: str) -> None:

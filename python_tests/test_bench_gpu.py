@@ -25,7 +25,7 @@ from bench.runner import FAIL, OK, Shape
 from bench.timing import Timing
 
 ONE_SHAPE = ["--vocab", "500", "--dtype", "float32", "--distribution", "peaked"]
-FACTS = {"gpu": "a GPU", "torch": "2.11", "commit": "abc", "driver": "1"}
+FACTS = {"gpu": "a GPU", "torch": "2.11", "commit": "abc", "architectures": "90a", "driver": "1"}
 
 
 def test_a_journal_survives_being_cut_off(tmp_path: Path) -> None:
@@ -35,6 +35,7 @@ def test_a_journal_survives_being_cut_off(tmp_path: Path) -> None:
         file.write('{"origin": {"gpu": "a G')  # the process ended here
     assert [r["microseconds"]["median"] for r in Journal(path, FACTS).records()] == [7.0]
     assert Journal(path, {**FACTS, "commit": "def"}).records() == []
+    assert Journal(path, {**FACTS, "architectures": "80-virtual"}).records() == []
 
 
 def test_finished_providers_are_not_run_again(
@@ -140,7 +141,7 @@ def test_no_case_begins_after_the_time_is_over(
     monkeypatch.setattr(gpu_bench, "start", lambda options: (tmp_path, over))
     options = gpu_bench.parser().parse_args(["--op", "sample", "--rows", "1", "4"])
     gpu_bench.run(options)
-    assert "100 cases are left: type the same command again" in capsys.readouterr().out
+    assert "120 cases are left: type the same command again" in capsys.readouterr().out
 
 
 def test_important_shapes_come_first() -> None:
@@ -177,6 +178,23 @@ def test_the_build_is_for_the_present_gpu(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     assert gpu_build.architecture() == expected
+
+
+def test_the_build_is_for_the_named_architecture(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    environments = []
+
+    def run_logged(command: list[str], log: Path, seconds: float, **extra: str) -> int:
+        log.write_text("")
+        environments.append(extra)
+        return 1  # it goes no further
+
+    monkeypatch.setattr(gpu_build, "run_logged", run_logged)
+    monkeypatch.setattr(gpu_build, "require", lambda program: program)
+    arguments = ["--architecture", "80-virtual", "--output", str(tmp_path)]
+    assert gpu_build.run(gpu_build.parser().parse_args(arguments)) == 1
+    assert environments[0]["AUTODECO_CUDA_ARCHS"] == "80-virtual"
 
 
 @pytest.mark.parametrize("stage", STAGES)

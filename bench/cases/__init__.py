@@ -9,10 +9,14 @@ and its name is that of the op. Providers and checks that need more than logits,
 
     arguments(logits, temperature, top_p) -> tuple        default: these three
 
-and a case without logits defines, in its place,
+A case that does not know every distribution but "mixed" says which it knows; the others are left
+out.
+
+    DISTRIBUTIONS
+
+and a case without logits defines, in the place of `arguments`,
 
     inputs(distribution, count, rows, vocab, dtype, device) -> (rounds, checked)
-    DISTRIBUTIONS       those it knows; the others are left out
 
 where rounds are the arguments of every round, and checked those that the check is made with.
 
@@ -25,6 +29,8 @@ import importlib
 from types import ModuleType
 
 import torch
+
+from bench.rows import MIXED
 
 NAMES = (
     "sample",
@@ -47,7 +53,7 @@ def case(op: str) -> ModuleType:
 
 def has_distribution(op: str, distribution: str) -> bool:
     known = getattr(case(op), "DISTRIBUTIONS", None)
-    return known is None or distribution in known
+    return distribution != MIXED if known is None else distribution in known
 
 
 def arguments(

@@ -6,25 +6,45 @@ import torch
 
 import autodeco_ext
 from bench.cases.kept_bounds import kept_bounds, tokens_are_kept
-from bench.providers import Missing, Provider, floor, hugging_face, torch_sort, torch_topk
+from bench.providers import (
+    Missing,
+    Provider,
+    floor,
+    hugging_face,
+    refuses_zero_temperature,
+    torch_sort,
+    torch_topk,
+)
+from bench.rows import DISTRIBUTIONS  # noqa: F401  (all, the mixed one too)
 
 
 def providers(device: str) -> dict[str, Provider | Missing]:
-    shared = {
+    ours = {
         "autodeco_ext": Provider(lambda logits, t, p: autodeco_ext.sample(logits, t, p, seed=0)),
         "floor": floor.PROVIDER,
+    }
+    dividing = {
         "torch sort": torch_sort.SAMPLE,
         "torch sort compiled": torch_sort.SAMPLE_COMPILED,
         "torch topk": torch_topk.SAMPLE,
-        "hugging face": hugging_face.SAMPLE,
     }
+    others = {"hugging face": hugging_face.SAMPLE}
     if device == "cuda":
         from bench.providers import flash_infer, vllm
 
-        return {**shared, **flash_infer.sample(), "vllm triton": vllm.sample("cuda")}
-    from bench.providers import llama_cpp, vllm
+        dividing |= {**flash_infer.sample(), "vllm triton": vllm.sample("cuda")}
+    else:
+        from bench.providers import llama_cpp, vllm
 
-    return {**shared, "llama.cpp": llama_cpp.sample(), "vllm": vllm.sample("cpu")}
+        dividing["vllm"] = vllm.sample("cpu")
+        others["llama.cpp"] = llama_cpp.sample()
+    return {**ours, **{name: _refusing(peer) for name, peer in dividing.items()}, **others}
+
+
+def _refusing(peer: Provider | Missing) -> Provider | Missing:
+    if isinstance(peer, Missing):
+        return peer
+    return peer._replace(refuses=refuses_zero_temperature)
 
 
 def is_right(tokens: torch.Tensor, logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> bool:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from bench.machine import origin
 from bench.runner import Shape
 from bench.summary import shape_of
 
 
 class Journal:
-    """Records of one commit on one GPU; later ones replace earlier ones of the same case.
+    """Records of one build on one GPU; later ones replace earlier ones of the same case.
 
     Args:
         path: file of JSON lines; need not exist.
-        facts: the head of the result; records of another GPU, torch or commit are not ours.
+        facts: the head of the result; records of another `origin` are not ours.
     """
 
     def __init__(self, path: Path, facts: dict) -> None:
         self._path = path
-        self._origin = {key: facts[key] for key in ("gpu", "torch", "commit")}
+        self._origin = origin(facts)
         self._cases: dict[Shape, dict[str, dict]] = {}
         for line in path.read_text().splitlines() if path.exists() else []:
             try:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.gpu import stage_parser, start
 from bench.gpu.tools import require, run_logged, tail
-from bench.machine import gpu_machine
+from bench.machine import gpu_machine, origin
 
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 _FOUND = 86  # exit code when the sanitizer found something
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     results: dict[str, dict] = {}
     if path.exists() and not options.again:
         saved = json.loads(path.read_text())
-        if saved["machine"]["commit"] == facts["commit"]:
+        if origin(saved["machine"]) == origin(facts):
             results = saved["tools"]
     for tool in options.tool:
         if results.get(tool, {}).get("outcome") == "passed":

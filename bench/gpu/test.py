@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.gpu import ROOT, Deadline, stage_parser, start
 from bench.gpu.tools import run_logged, tail
-from bench.machine import gpu_machine
+from bench.machine import gpu_machine, origin
 
 _PASSED = "passed"
 _NO_TESTS = 5  # pytest's exit code
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     results: dict[str, dict] = {}
     if path.exists() and not options.again:
         saved = json.loads(path.read_text())
-        if saved["machine"]["commit"] == facts["commit"]:
+        if origin(saved["machine"]) == origin(facts):
             results = saved["files"]
     wanted = options.files or suite()
     waiting = [name for name in wanted if results.get(name, {}).get("outcome") != _PASSED]

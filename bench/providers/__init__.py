@@ -35,6 +35,11 @@ class Provider(NamedTuple):
     package: str = ""
 
 
+def refuses_zero_temperature(logits: Any, temperature: Any, *_: Any) -> str:
+    """For providers that divide by T: a row of NaN can end more than the call, on CUDA."""
+    return "divides by T, and a row has T = 0" if bool((temperature == 0).any()) else ""
+
+
 class Missing(NamedTuple):
     """Stands in the table for a provider that cannot run here."""
 

@@ -1,5 +1,6 @@
 #include "autodeco_loss.cuh"
 #include "autodeco_loss.h"
+#include "device.cuh"
 
 namespace autodeco::cuda {
 
@@ -12,14 +13,9 @@ int launch_autodeco_loss(const AutodecoLossArguments& arguments, void* stream) {
   where.shared_bytes = loss_shared_memory_bytes(arguments.layout.vocab);
   where.most_shared_bytes = loss_shared_memory_bytes(int64_t{kMaxSegments} * kSegment);
   where.stream = stream;
-  switch (arguments.dtype) {
-    case DType::kFloat32:
-      return gpu::launch(&autodeco_loss_kernel<float>, where, arguments);
-    case DType::kBFloat16:
-      return gpu::launch(&autodeco_loss_kernel<BFloat16>, where, arguments);
-    default:
-      return gpu::launch(&autodeco_loss_kernel<Float16>, where, arguments);
-  }
+  return with_element(arguments.dtype, [&](auto element) {
+    return gpu::launch(&autodeco_loss_kernel<decltype(element)>, where, arguments);
+  });
 }
 
 }  // namespace autodeco::cuda

@@ -35,7 +35,8 @@ __device__ __forceinline__ RowStatus walk_streamed_row(const Row<Element>& row,
   const StreamedRow& streamed = head->streamed;
   float anchor = -kInfinity;
   float fineness = 1.0f;
-  int most_narrowings = 2;
+  // So that a row is read four times at most: a bfloat16 row was read once for its counts.
+  int most_narrowings = std::is_same_v<Element, BFloat16> ? 1 : 2;
   BinTotals totals;
 #pragma unroll 1
   for (;;) {
@@ -52,14 +53,7 @@ __device__ __forceinline__ RowStatus walk_streamed_row(const Row<Element>& row,
   }
   list_tokens(row, known, streamed, totals, start, most_narrowings);
   sum_listed(known, streamed, head->lists);
-  if (known.temperature != known.top_p_temperature) {
-    read_other_sums(row, known, head->sums);
-  } else if (gpu::thread_index() == 0) {
-    const double below = static_cast<double>(streamed.max) - static_cast<double>(known.label_logit);
-    const double label_weight = exponential(-below / static_cast<double>(known.temperature));
-    head->sums.other_weight = head->sums.weight - (head->sums.apart ? 0.0 : label_weight);
-    head->sums.other_moment = head->sums.moment;
-  }
+  if (gpu::thread_index() == 0) sum_other(known, streamed, head->sums);
   walked = walk_listed(start, known, streamed, head->lists, head->sums);
   return RowStatus::kValid;
 }

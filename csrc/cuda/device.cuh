@@ -1,5 +1,5 @@
-// What every launcher of a row kernel does: asks the device, chooses the blocks of a row, the
-// element type and the shared memory.
+// What launchers share: the element type, and for row kernels the blocks of a row, by asking the
+// device, and the shared memory.
 #pragma once
 
 #include <type_traits>
@@ -18,6 +18,19 @@ struct DeviceProperties {
 
 // Of the current device. Returns 0 or a cudaError_t.
 int read_device(DeviceProperties& properties);
+
+// Calls start(element) with an element of the type that `dtype` names.
+template <typename Start>
+int with_element(DType dtype, Start start) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return start(0.0f);
+    case DType::kBFloat16:
+      return start(BFloat16());
+    default:
+      return start(Float16());
+  }
+}
 
 // Calls start(element, team, launch) with the element type that the arguments name and whether
 // several blocks share a row.
@@ -43,21 +56,13 @@ int launch_rows(const Arguments& arguments, void* stream, Start start) {
     shared.cluster = static_cast<unsigned>(blocks);
     shared.blocks *= blocks;
   }
-  const auto with_team = [&](auto element) -> int {
+  return with_element(arguments.dtype, [&](auto element) -> int {
     if (shared.blocks == num_rows) return start(element, std::false_type(), where);
     const int result = start(element, std::true_type(), shared);
     // A process may have fewer multiprocessors than the device says.
     const bool too_large = result == cudaErrorCooperativeLaunchTooLarge;
     return too_large ? start(element, std::false_type(), where) : result;
-  };
-  switch (arguments.dtype) {
-    case DType::kFloat32:
-      return with_team(0.0f);
-    case DType::kBFloat16:
-      return with_team(BFloat16());
-    default:
-      return with_team(Float16());
-  }
+  });
 }
 
 }  // namespace autodeco::cuda

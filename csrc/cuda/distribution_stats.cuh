@@ -1,7 +1,6 @@
 // Features of q = softmax(l / (T + 1e-8)): largest q, entropy, variance, sum of the five largest.
-// Grid, leader and shared memory as in sample.cuh. The row is read at least twice: ln(q + 1e-8)
-// needs the sum of all weights first. The five largest are a kept set with top_k = 5, which costs a
-// peaked row a few pieces and a flat one further reads.
+// Grid, leader and shared memory as in sample.cuh. Any row is read twice, as ln(q + 1e-8) needs the
+// sum of all weights first, and up to four of its pieces once more, for the five largest.
 #pragma once
 
 #include "autodeco/distribution_stats.h"
@@ -60,6 +59,73 @@ __device__ __forceinline__ void sum_moments(const Row<Element>& row, const Team<
   }
 }
 
+// The pieces of the row with the largest maxima, in descending order: the order key of the maximum
+// << 32 | piece. Where there are fewer, the key is that of -inf. By the leader.
+__device__ __forceinline__ void find_largest_pieces(int num_pieces, const Memory& memory,
+                                                    uint64_t (&largest)[kTopCount]) {
+  constexpr uint64_t kNone = static_cast<uint64_t>(order_key(-kInfinity)) << 32;
+  uint64_t below = ~uint64_t{0};
+#pragma unroll
+  for (uint64_t& next : largest) {
+    next = kNone;
+    for (int piece = static_cast<int>(gpu::thread_index()); piece < num_pieces;
+         piece += static_cast<int>(gpu::num_threads())) {
+      const uint64_t key = order_key(memory.piece_max()[piece]);
+      const uint64_t candidate = key << 32 | static_cast<uint32_t>(piece);
+      if (candidate < below && candidate > next) next = candidate;
+    }
+    next = block_reduce(next, memory.head()->scratch64, kNone,
+                        [](uint64_t a, uint64_t b) { return a > b ? a : b; });
+    below = next;
+  }
+}
+
+// The mass of the five largest tokens; the same in every thread of the leader. Four pieces at most
+// have a maximum above the fifth largest one: the tokens above it are in those, and what is left of
+// the five equals it.
+template <typename Element>
+__device__ __forceinline__ uint64_t mass_of_largest(const Row<Element>& row, const Scaling& scaling,
+                                                    const Memory& memory) {
+  static_assert(kVectors * kPieceLanes == 32);  // a warp holds a piece in one vector a lane
+  constexpr int kMostPieces = kTopCount - 1;
+  uint64_t pieces[kTopCount];
+  find_largest_pieces(row.num_segments * kPieces, memory, pieces);
+  const float fifth = logit_of_key(static_cast<uint32_t>(pieces[kMostPieces] >> 32));
+  Head* head = memory.head();
+  if (gpu::warp_index() == 0) {
+    const int lane = static_cast<int>(gpu::lane_index());
+    float logits[kMostPieces * kVector];
+#pragma unroll
+    for (int i = 0; i < kMostPieces; ++i) {
+      const int first_lane = static_cast<int>(static_cast<uint32_t>(pieces[i])) * kPieceLanes;
+      const int vector = first_lane / 32 * kVectors + lane / kPieceLanes;
+      const int begin = (vector * 32 + first_lane % 32 + lane % kPieceLanes) * kVector;
+      const bool reaches = logit_of_key(static_cast<uint32_t>(pieces[i] >> 32)) > fifth;
+      row.load_vector(reaches ? begin : row.columns, logits + i * kVector);
+    }
+    uint64_t mass = 0;
+    float below = kInfinity;
+#pragma unroll 1
+    for (unsigned left = kTopCount; left > 0;) {
+      float next = fifth;
+#pragma unroll
+      for (const float logit : logits) next = logit < below && logit > next ? logit : next;
+      next = warp_reduce(next, [](float a, float b) { return a > b ? a : b; });
+      unsigned count = 0;
+#pragma unroll
+      for (const float logit : logits) count += logit == next;
+      count = warp_reduce(count, [](unsigned a, unsigned b) { return a + b; });
+      if (next == fifth || count > left) count = left;
+      mass += count * scaling.mass(next, head->summary.max);
+      left -= count;
+      below = next;
+    }
+    if (lane == 0) head->scratch64[0] = mass;
+  }
+  gpu::block_barrier();
+  return head->scratch64[0];
+}
+
 // By the leader: the two statistics that need no second read, and the command to make it. As on the
 // CPU the logits decide first what is wrong: where they are NaN, the temperature that a head made
 // of them is too.
@@ -76,11 +142,7 @@ __device__ __forceinline__ Command start_moments(const RowTask<Element, kTeam>& 
     for (float& value : statistics.value) value = std::bit_cast<float>(0x7fc00000u);
     return command;
   }
-  uint64_t largest = summary.mass;
-  if (plan.filtered) {
-    const Leader<Element, kTeam> leader = {task.row, task.team, scaling, task.memory};
-    largest = find_kept_set(leader, plan, summary).mass;
-  }
+  const uint64_t largest = mass_of_largest(task.row, scaling, task.memory);
   const double total = static_cast<double>(summary.mass) / kMassScale;
   const double share = static_cast<double>(largest) / static_cast<double>(summary.mass);
   statistics.value[0] = static_cast<float>(1.0 / total);
@@ -122,11 +184,16 @@ __device__ __forceinline__ Statistics row_statistics(const RowTask<Element, kTea
   const bool valid = temperature_status(temperature) == RowStatus::kValid;
   filters.temperature.value = valid ? temperature + kStatsEpsilon : -1.0f;
   filters.top_p.value = 1.0f;
-  filters.top_k.value = kTopCount;
   const Scaling scaling = read_row(task, filters, Details::kNone);
   Statistics statistics = {};
-  const Command command =
-      lead_or_follow(task, scaling, [&]() { return start_moments(task, scaling, statistics); });
+  // There is one command. By lead_or_follow() the kernel would hold every other one too.
+  Command command;
+  if (task.team.leads()) {
+    command = start_moments(task, scaling, statistics);
+    task.team.announce(command);
+  }
+  task.team.barrier();
+  if (!task.team.leads()) command = task.memory.state()->command;
   if (command.action == Action::kFinish) return statistics;
   sum_moments(task.row, task.team, scaling, command, task.memory);
   task.team.barrier();

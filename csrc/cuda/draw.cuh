@@ -12,8 +12,8 @@ __device__ __forceinline__ void fill_segment_masses(const Leader<Element, kTeam>
                                                     const KeptSet& kept) {
   const Memory& memory = leader.memory;
   const Search& search = memory.head()->search;
-  const LastDigit digit = last_digit_of<Element>(search.last_digit);
-  const int num_units = leader.row.num_units(digit.unit_shift);
+  const LastDigit digit = memory.last_digit<Element>();
+  const int num_units = leader.row.num_units(unit_shift_of<Element>(memory));
   const int thread = static_cast<int>(gpu::thread_index());
   const int threads = static_cast<int>(gpu::num_threads());
   if (search.list.complete) {

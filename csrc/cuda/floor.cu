@@ -1,3 +1,4 @@
+#include "device.cuh"
 #include "floor.cuh"
 #include "floor.h"
 
@@ -10,14 +11,9 @@ int launch_floor(const FloorArguments& arguments, void* stream) {
   where.threads = kFloorThreads;
   where.shared_bytes = kMaxWarps * sizeof(float);
   where.stream = stream;
-  switch (arguments.dtype) {
-    case DType::kFloat32:
-      return gpu::launch(&floor_kernel<float>, where, arguments);
-    case DType::kBFloat16:
-      return gpu::launch(&floor_kernel<BFloat16>, where, arguments);
-    default:
-      return gpu::launch(&floor_kernel<Float16>, where, arguments);
-  }
+  return with_element(arguments.dtype, [&](auto element) {
+    return gpu::launch(&floor_kernel<decltype(element)>, where, arguments);
+  });
 }
 
 }  // namespace autodeco::cuda

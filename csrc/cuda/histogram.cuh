@@ -18,8 +18,8 @@ __device__ __forceinline__ Bins bins_of(Histogram* histogram) {
   return {kBins, histogram->mass_low, histogram->mass_high, histogram->count};
 }
 
-__device__ __forceinline__ Bins bins_of(MassHistogram* histogram) {
-  return {kMassBins, histogram->mass_low, histogram->mass_high, nullptr};
+__device__ __forceinline__ Bins bins_of(LongHistogram* histogram) {
+  return {kLongBins, histogram->mass_low, histogram->mass_high, nullptr};
 }
 
 __device__ __forceinline__ uint64_t mass_of_bin(const Bins& bins, int bin) {

@@ -36,7 +36,7 @@ __device__ __forceinline__ int column_of_tie(const Leader<Element, kTeam>& leade
                                              uint32_t wanted) {
   const Memory& memory = leader.memory;
   Head* head = memory.head();
-  const int unit_shift = last_digit_of<Element>(head->search.last_digit).unit_shift;
+  const int unit_shift = unit_shift_of<Element>(memory);
   const int num_units = leader.row.num_units(unit_shift);
   uint32_t carried = 0;
   for (int begin = 0; begin < num_units; begin += static_cast<int>(gpu::num_threads())) {
@@ -87,8 +87,8 @@ __device__ __forceinline__ void place_last_tie(const Leader<Element, kTeam>& lea
                                                KeptSet& kept) {
   const Memory& memory = leader.memory;
   const Search& search = memory.head()->search;
-  const LastDigit digit = last_digit_of<Element>(search.last_digit);
-  const int num_units = leader.row.num_units(digit.unit_shift);
+  const LastDigit digit = memory.last_digit<Element>();
+  const int num_units = leader.row.num_units(unit_shift_of<Element>(memory));
   const uint32_t sub_key = kept.key & ((1u << digit.bits) - 1);
   kept.last_tie = leader.row.columns;
   const int thread = static_cast<int>(gpu::thread_index());
@@ -243,7 +243,8 @@ __device__ __forceinline__ void find_candidates(const Leader<Element, kTeam>& le
   }
   Command command;
   command.action = Action::kHistogram;
-  command.digit = {0, Keys<Element>::kBits, Keys<Element>::kBits - kFirstBits};
+  command.measure = search.measure;
+  command.digit = {0, Keys<Element>::kBits, Keys<Element>::kBits - kLongDigitBits};
   command.row_max = leader.row_max();
   command.threshold = reach.threshold;
   if (reach.certain) {
@@ -273,10 +274,10 @@ __device__ __forceinline__ Search next_search(const Leader<Element, kTeam>& lead
   search.floor_key = search.next_floor;
   search.counted_shift = 0;
   if (search.list.complete) return search;
-  search.leading = kept.key >> kSubBits;
-  if (target > head->mass_above && search.floor_key >> kSubBits <= search.leading) {
+  search.leading = kept.key >> kLastBits<Element>;
+  if (target > head->mass_above && search.floor_key >> kLastBits<Element> <= search.leading) {
     search.at_last_digit = true;
-    search.counted_shift = kSubBits;
+    search.counted_shift = kLastBits<Element>;
     return search;
   }
   search.list = {true, leader.memory.state()->count_above};

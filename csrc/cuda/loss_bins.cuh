@@ -89,11 +89,13 @@ struct RunningSums {
   double dust_moment = 0.0;
   double before = 0.0;  // of what ranks before the label, and the label
   double before_moment = 0.0;
-  double raw = 0.0;  // at temperature 1
+  double raw = 0.0;    // at temperature 1
+  double other = 0.0;  // at the temperature of the temperature loss, of all tokens but the label
+  double other_moment = 0.0;
   float reference = -kInfinity;
 
-  // The reference rises; `bits` and `raw_bits` are by how much.
-  __device__ __forceinline__ void raise(float bits, float raw_bits) {
+  // The reference rises; how much that is in bits at each temperature.
+  __device__ __forceinline__ void raise(float bits, float raw_bits, float other_bits) {
     constexpr double kNats = 0.6931471805599453;
     const double scale = exponential(-kNats * static_cast<double>(bits));
     const double shift = static_cast<double>(bits);
@@ -102,6 +104,9 @@ struct RunningSums {
     dust *= scale;
     before *= scale;
     raw *= exponential(-kNats * static_cast<double>(raw_bits));
+    const double other_scale = exponential(-kNats * static_cast<double>(other_bits));
+    other_moment = other_scale * (other_moment + static_cast<double>(other_bits) * other);
+    other *= other_scale;
   }
 };
 
@@ -170,6 +175,27 @@ __device__ __forceinline__ void move_window(LossBins* bins, const BinGrid& grid,
   gpu::block_barrier();
 }
 
+// Sums at the temperature of the temperature loss of the logits of a segment that a warp holds.
+__device__ __forceinline__ void add_other(const float* logits, int segment, int label,
+                                          const QuarterBits& bits, RunningSums& sums) {
+  const float reference_quarter = -0.25f * sums.reference;
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    float weight = 0.0f;
+    float moment = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      if (column_of(segment, v, i) == label) continue;
+      const float x = bits.of(fmaf(logits[v * kVector + i], 0.25f, reference_quarter));
+      const float one = gpu::exp2_approximate(x);
+      weight += one;
+      moment -= one * x;
+    }
+    sums.other += static_cast<double>(weight);
+    sums.other_moment += static_cast<double>(moment);
+  }
+}
+
 // The logits of a segment that a warp holds: into the bins, or to the sums.
 __device__ __forceinline__ void add_segment(const float* logits, int segment, const LossRow& known,
                                             bool may_rank_before, const BinGrid& grid, int top,
@@ -236,6 +262,8 @@ __device__ __forceinline__ void stream_row(const Row<Element>& row, const LossRo
   const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   const int warp = static_cast<int>(gpu::warp_index());
   const QuarterBits bits(known.top_p_temperature);
+  const QuarterBits other_bits(known.temperature);
+  const bool has_other = known.temperature != known.top_p_temperature;
   for (unsigned i = gpu::thread_index(); i < sizeof(LossBins) / sizeof(uint32_t);
        i += gpu::num_threads()) {
     LossMemory::value_counts()[i] = 0;  // before the barrier of the first round
@@ -283,7 +311,7 @@ __device__ __forceinline__ void stream_row(const Row<Element>& row, const LossRo
     if (max > sums.reference) {
       if (sums.reference > -kInfinity) {
         const float rise = 0.25f * max - 0.25f * sums.reference;
-        sums.raise(-bits.of(-rise), rise * 4.0f * 1.44269504f);
+        sums.raise(-bits.of(-rise), rise * 4.0f * 1.44269504f, -other_bits.of(-rise));
       }
       sums.reference = max;
       const int new_top = result.grid.bin(max);
@@ -292,6 +320,7 @@ __device__ __forceinline__ void stream_row(const Row<Element>& row, const LossRo
         result.top = new_top;
       }
     }
+    if (has_other) add_other(logits, segment, known.label, other_bits, sums);
     add_segment(logits, segment, known, segment_max >= known.label_logit, result.grid, result.top,
                 bits, pending, sums, label_rank);
     pending.flush(bins);
@@ -308,6 +337,8 @@ __device__ __forceinline__ void stream_row(const Row<Element>& row, const LossRo
   result.before = block_sum(sums.before);
   result.before_moment = block_sum(sums.before_moment) * kNats;
   result.raw = block_sum(sums.raw);
+  result.other = block_sum(sums.other);
+  result.other_moment = block_sum(sums.other_moment) * kNats;
   result.label_rank = block_sum(label_rank);
   keep(head->streamed, result);
 }

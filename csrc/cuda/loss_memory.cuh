@@ -131,6 +131,8 @@ struct StreamedRow {
   double before;
   double before_moment;
   double raw;
+  double other;  // without the label
+  double other_moment;
   uint32_t label_rank;
 };
 

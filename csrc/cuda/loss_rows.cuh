@@ -171,39 +171,19 @@ __device__ __forceinline__ SoftTopPWalk walk_listed(const SoftTopPWalk& start, c
   });
 }
 
-// Sums at the temperature of the temperature loss, where it is not that of the other.
-template <typename Element>
-__device__ __forceinline__ void read_other_sums(const Row<Element>& row, const LossRow& known,
-                                                LossSums& sums) {
-  constexpr double kNats = 0.6931471805599453;
-  const QuarterBits bits(known.temperature);
-  const float max_quarter = -0.25f * sums.max;
-  double weight = 0.0;
-  double moment = 0.0;
-  for (int segment = static_cast<int>(gpu::warp_index()); segment < row.num_segments;
-       segment += static_cast<int>(gpu::num_threads() / 32)) {
-#pragma unroll 1
-    for (int v = 0; v < kVectors; ++v) {
-      float logits[kVector];
-      row.load_vector(column_of(segment, v, 0), logits);
-      float vector_weight = 0.0f;
-      float vector_moment = 0.0f;
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) {
-        const float x = bits.of(fmaf(logits[i], 0.25f, max_quarter));
-        const float one = gpu::exp2_approximate(x);
-        if (column_of(segment, v, i) != known.label) vector_weight += one;
-        vector_moment -= one * x;
-      }
-      weight += static_cast<double>(vector_weight);
-      moment += static_cast<double>(vector_moment);
-    }
-  }
-  weight = block_sum(weight);
-  moment = block_sum(moment) * kNats;
-  if (gpu::thread_index() == 0) {
-    sums.other_weight = weight;
-    sums.other_moment = moment;
+// Fills in the sums at the temperature of the temperature loss. By one thread.
+__device__ __forceinline__ void sum_other(const LossRow& known, const StreamedRow& streamed,
+                                          LossSums& sums) {
+  const double below = static_cast<double>(streamed.max) - static_cast<double>(known.label_logit);
+  const double distance = below / static_cast<double>(known.temperature);
+  const double label_weight = exponential(-distance);
+  if (known.temperature == known.top_p_temperature) {
+    sums.other_weight = sums.weight - (sums.apart ? 0.0 : label_weight);
+    sums.other_moment = sums.moment;
+  } else {
+    sums.other_weight = streamed.other;
+    sums.other_moment =
+        streamed.other_moment + (label_weight > 0.0 ? label_weight * distance : 0.0);
   }
 }
 

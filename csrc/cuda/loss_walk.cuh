@@ -141,7 +141,8 @@ __device__ __forceinline__ LossOutput finish_losses(const LossOptions& options, 
     output.gradients[0] = flows ? static_cast<float>(weight * lambda / first_temperature) : 0.0f;
   }
 
-  if (raw > 0.0) {
+  // A weight that is 0 in float32 has no loss, also where probability_eps is 0 and -ln q infinite.
+  if (static_cast<float>(raw) > 0.0f) {
     const double temperature = static_cast<double>(row.top_p_temperature);
     const double distance = below / temperature;
     const double label_weight = exponential(-distance);

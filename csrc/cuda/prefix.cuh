@@ -70,7 +70,6 @@ __device__ __forceinline__ KeptSet find_prefix(const Leader<Element, kTeam>& lea
   uint32_t leading = 0;  // digits of the key that are decided
   int leading_shift = kBits;
   Level& level = memory.head()->level;
-  const int last_bits = last_digit_of<Element>(next.last_digit).bits;
   gpu::block_barrier();  // an earlier search and its level have been read
   if (gpu::thread_index() == 0) {
     memory.head()->search = next;
@@ -81,26 +80,25 @@ __device__ __forceinline__ KeptSet find_prefix(const Leader<Element, kTeam>& lea
   while (leading_shift > 0) {
     const bool from_row = !search.list.complete;
     if (from_row && measure == Measure::kFloor) {  // all digits but the last are known
-      leading_shift = last_bits;
-      leading = search.floor_key >> last_bits;
+      leading_shift = kLastBits<Element>;
+      leading = search.floor_key >> kLastBits<Element>;
     } else if (from_row && search.at_last_digit) {
-      leading_shift = last_bits;
+      leading_shift = kLastBits<Element>;
       leading = search.leading;
     }
     Command command;
-    // 32 bits are 11 + 11 + 5 + 5, 16 bits are 11 + 5.
-    const int shift = leading_shift > kFirstBits + kSubBits ? leading_shift - kFirstBits
-                      : leading_shift > last_bits           ? kSubBits
-                                                            : 0;
+    const int bits = from_row ? kLongDigitBits : kDigitBits;
+    const int shift = leading_shift > bits ? leading_shift - bits : 0;
     command.digit = {leading, leading_shift, shift};
-    command.unit_shift = search.last_digit.unit_shift;
+    command.measure = measure;
     command.action = shift == 0 ? Action::kSubHistogram : Action::kHistogram;
     command.row_max = leader.row_max();
     command.lowest = search.lowest;
     command.gathers = search.gathers;
     const bool reads = from_row && search.counted_shift != leading_shift;
     if (!from_row) {
-      histogram_of_list<Element>(search.list, command, leader.scaling, memory);
+      histogram_of_list<Element>(search.list, command.digit, leader.row_max(), leader.scaling,
+                                 memory);
     } else if (reads) {
       command_all(leader, command);
     }
@@ -109,7 +107,7 @@ __device__ __forceinline__ KeptSet find_prefix(const Leader<Element, kTeam>& lea
       floor_bin = static_cast<int>(bin_of(search.floor_key, command.digit));
     }
     if (from_row && shift == 0) {
-      const LastDigit digit = last_digit_of<Element>(search.last_digit);
+      const LastDigit digit = memory.last_digit<Element>();
       const int num_units = leader.row.num_units(digit.unit_shift);
       uint64_t mass_above = 0;
       for (int unit = static_cast<int>(gpu::thread_index()); unit < num_units;
@@ -124,7 +122,7 @@ __device__ __forceinline__ KeptSet find_prefix(const Leader<Element, kTeam>& lea
       }
       if (reads) add_up_sub_counts(memory, digit, num_units);
       gpu::block_barrier();
-      const auto count_of = [&](int bin) { return memory.sub_totals(digit)[bin]; };
+      const auto count_of = [&](int bin) { return memory.sub_totals()[bin]; };
       find_level(
           1 << digit.bits, measure, search.target, floor_bin, count_of,
           [&](int bin) {
@@ -133,6 +131,9 @@ __device__ __forceinline__ KeptSet find_prefix(const Leader<Element, kTeam>& lea
             return count == 0 ? uint64_t{0} : count * leader.mass_of_key(key);
           },
           memory.head());
+    } else if (from_row) {
+      find_level_of_sums(bins_of(memory.long_histogram()), measure, search.target, floor_bin,
+                         memory.head());
     } else {
       find_level_of_histogram(bins_of(memory.histogram()), 1 << command.digit.bits(), measure,
                               search.target, floor_bin, memory.head());

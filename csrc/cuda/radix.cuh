@@ -8,16 +8,16 @@ namespace autodeco::cuda {
 
 // By the leader alone; ends with a barrier.
 template <typename Element>
-__device__ __forceinline__ void histogram_of_list(const CandidateList& list, const Command& command,
-                                                  const Scaling& scaling, const Memory& memory) {
+__device__ __forceinline__ void histogram_of_list(const CandidateList& list, const Digit& digit,
+                                                  float row_max, const Scaling& scaling,
+                                                  const Memory& memory) {
   const Bins bins = bins_of(memory.histogram());
   clear(bins);
   gpu::block_barrier();
   PendingBin pending;
   for_each_candidate(list, memory, [&](uint32_t key, int) {
-    if (!has_leading_digits(key, command.digit)) return;
-    pending.add(bins, bin_of(key, command.digit),
-                scaling.mass(Keys<Element>::logit(key), command.row_max));
+    if (!has_leading_digits(key, digit)) return;
+    pending.add(bins, bin_of(key, digit), scaling.mass(Keys<Element>::logit(key), row_max));
   });
   pending.flush(bins);
   gpu::block_barrier();
@@ -28,15 +28,15 @@ template <typename Element, bool kTeam>
 __device__ __forceinline__ void histogram_of_row(const Row<Element>& row, const Team<kTeam>& team,
                                                  const Command& command, const Scaling& scaling,
                                                  const Memory& memory) {
-  const Bins bins = bins_of(memory.histogram());
-  const Bins mass_bins = bins_of(memory.mass_histogram());
-  const bool counts = command.digit.leading_shift != 0;
-  const bool weighs = command.mass_digit.leading_shift != 0;
-  if (counts) clear_of_team(team, memory, bins);
-  if (weighs) clear_of_team(team, memory, mass_bins);
+  const Bins bins = bins_of(memory.long_histogram());
+  const Bins count_bins = bins_of(memory.count_histogram());
+  const bool adds = command.digit.leading_shift != 0;
+  const bool counts = command.count_digit.leading_shift != 0;
+  if (adds) clear_of_team(team, memory, bins);
+  if (counts) clear_of_team(team, memory, count_bins);
   team.barrier();
   PendingBin pending;
-  PendingBin pending_mass;
+  PendingBin pending_count;
   bool list_is_full = !(command.threshold < kInfinity);
   const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   for (int segment = team.first_segment + static_cast<int>(gpu::warp_index());
@@ -55,32 +55,26 @@ __device__ __forceinline__ void histogram_of_row(const Row<Element>& row, const 
       for (int i = 0; i < kVector; ++i) {
         if (logits[i] == -kInfinity) continue;
         const uint32_t key = Keys<Element>::of(logits[i]);
-        const bool counted = counts && has_leading_digits(key, command.digit);
-        const bool weighed = weighs && has_leading_digits(key, command.mass_digit);
-        if (!counted && !weighed) continue;
+        const bool added = adds && has_leading_digits(key, command.digit);
+        const bool counted = counts && has_leading_digits(key, command.count_digit);
+        if (!added && !counted) continue;
         const uint64_t mass = scaling.mass(logits[i], command.row_max);
-        if (counted) pending.add(bins, bin_of(key, command.digit), mass);
-        if (weighed) pending_mass.add(mass_bins, bin_of(key, command.mass_digit), mass);
+        const uint64_t amount = command.measure == Measure::kCount ? 1 : mass;
+        if (added) pending.add(bins, bin_of(key, command.digit), amount);
+        if (counted) pending_count.add(count_bins, bin_of(key, command.count_digit), mass);
       }
     }
   }
   pending.flush(bins);
-  pending_mass.flush(mass_bins);
+  pending_count.flush(count_bins);
   if (!team.leads()) {
     gpu::block_barrier();
-    if (counts) add_to_leader(team, memory, bins);
-    if (weighs) add_to_leader(team, memory, mass_bins);
+    if (adds) add_to_leader(team, memory, bins);
+    if (counts) add_to_leader(team, memory, count_bins);
   }
   team.barrier();
-  if (counts) collect_in_leader(team, memory, bins);
-  if (weighs) collect_in_leader(team, memory, mass_bins);
-}
-
-// What the compiler need not keep in registers: all last digits of 16-bit keys are alike.
-template <typename Element>
-__device__ __forceinline__ LastDigit last_digit_of(const LastDigit& digit) {
-  if constexpr (Keys<Element>::kBits == 16) return LastDigit();
-  return digit;
+  if (adds) collect_in_leader(team, memory, bins);
+  if (counts) collect_in_leader(team, memory, count_bins);
 }
 
 // The last digit, for which the row is read only once: of every unit of segments the mass above the
@@ -91,13 +85,13 @@ __device__ __forceinline__ void sub_histogram_of_row(const Row<Element>& row,
                                                      const Team<kTeam>& team,
                                                      const Command& command, const Scaling& scaling,
                                                      const Memory& memory) {
-  const LastDigit digit = last_digit_of<Element>({command.digit.leading_shift, command.unit_shift});
+  const LastDigit digit = memory.last_digit<Element>();
   if (team.leads()) {
     const int num_units = row.num_units(digit.unit_shift);
     const int thread = static_cast<int>(gpu::thread_index());
     const int threads = static_cast<int>(gpu::num_threads());
     // The totals, too, stand in front of the counts.
-    uint32_t* words = memory.sub_totals(digit);
+    uint32_t* words = memory.sub_totals();
     const int num_words = (1 << digit.bits) + (num_units << (digit.bits - 1));
     for (int i = thread; i < num_words; i += threads) words[i] = 0;
     for (int unit = thread; unit < num_units; unit += threads) memory.segment_mass()[unit] = 0;
@@ -165,6 +159,14 @@ __device__ __forceinline__ void sub_histogram_of_row(const Row<Element>& row,
   team.barrier();
 }
 
+// Of the units that the masses and ties of a search are kept for: those of the last digit, or
+// single segments where the list was enough.
+template <typename Element>
+__device__ __forceinline__ int unit_shift_of(const Memory& memory) {
+  if constexpr (Keys<Element>::kBits == 16) return 0;
+  return memory.head()->search.list.complete ? 0 : memory.last_digit<Element>().unit_shift;
+}
+
 __device__ __forceinline__ uint32_t sub_count(const Memory& memory, const LastDigit& digit,
                                               int unit, uint32_t sub_key) {
   const uint32_t word =
@@ -176,7 +178,7 @@ __device__ __forceinline__ uint32_t sub_count(const Memory& memory, const LastDi
 __device__ __forceinline__ void add_up_sub_counts(const Memory& memory, const LastDigit& digit,
                                                   int num_units) {
   const int words = 1 << (digit.bits - 1);
-  uint32_t* totals = memory.sub_totals(digit);
+  uint32_t* totals = memory.sub_totals();
   for (int i = static_cast<int>(gpu::thread_index()); i < num_units * words;
        i += static_cast<int>(gpu::num_threads())) {
     const uint32_t word = memory.sub_counts(digit)[i];
@@ -247,9 +249,18 @@ __device__ __forceinline__ void find_level_of_histogram(const Bins& bins, int nu
                                                         Measure measure, uint64_t target,
                                                         int floor_bin, Head* head) {
   find_level(
-      num_bins, measure, target, floor_bin,
-      [&](int bin) { return bins.count != nullptr ? bins.count[bin] : 0u; },
+      num_bins, measure, target, floor_bin, [&](int bin) { return bins.count[bin]; },
       [&](int bin) { return mass_of_bin(bins, bin); }, head);
+}
+
+// The same in a long histogram, which holds what is measured and nothing else; so does the level.
+__device__ __forceinline__ void find_level_of_sums(const Bins& bins, Measure measure,
+                                                   uint64_t target, int floor_bin, Head* head) {
+  const bool counts = measure == Measure::kCount;
+  find_level(
+      kLongBins, measure, target, floor_bin,
+      [&](int bin) { return counts ? bins.mass_low[bin] : 0u; },
+      [&](int bin) { return counts ? uint64_t{0} : mass_of_bin(bins, bin); }, head);
 }
 
 }  // namespace autodeco::cuda

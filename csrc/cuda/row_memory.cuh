@@ -20,16 +20,15 @@ template <bool kTeam>
 constexpr unsigned kBlocksPerMultiprocessor = kTeam && !gpu::has_clusters() ? 1 : 2;
 #endif
 constexpr unsigned kMostBlocks = 8;       // of a team
-constexpr unsigned kListCapacity = 4096;  // candidates a block can hold
-constexpr int kFirstBits = 11;            // of a radix digit
-constexpr int kBins = 1 << kFirstBits;
-constexpr int kSubBits = 5;  // of the last radix digit
-constexpr int kSubKeys = 1 << kSubBits;
-// The same where top_k and top_p are searched together in a row (two_searches.cuh): digits of
-// masses alone, and for 32-bit keys a longer last one.
-constexpr int kMassBits = 12;
-constexpr int kMassBins = 1 << kMassBits;
-constexpr int kLongSubBits = 8;
+constexpr unsigned kListCapacity = 3072;  // candidates a block can hold
+// A radix digit, where tokens and masses are counted: in the list.
+constexpr int kDigitBits = 11;
+constexpr int kBins = 1 << kDigitBits;
+// The same where one of the two is: in the row. Keys have 12 + 4 or 12 + 12 + 8 bits.
+constexpr int kLongDigitBits = 12;
+constexpr int kLongBins = 1 << kLongDigitBits;
+template <typename Element>
+constexpr int kLastBits = Keys<Element>::kBits % kLongDigitBits;
 
 // What a kernel reports besides its result: how many tokens are kept, or what return_info asks for.
 enum class Details { kNone, kCount, kInfo };
@@ -72,15 +71,17 @@ struct Digit {
 
 // What the last read of the row counts: 2^bits keys in every unit of 2^unit_shift segments.
 struct LastDigit {
-  int bits = kSubBits;
-  int unit_shift = 0;
+  int bits;
+  int unit_shift;
 };
+
+enum class Measure : uint32_t { kCount, kMass, kFloor };
 
 struct Command {
   Action action = Action::kFinish;
-  int unit_shift = 0;  // kSubHistogram
+  Measure measure = Measure::kMass;  // kHistogram: what of the digit's tokens is added up
   Digit digit;
-  Digit mass_digit;  // kHistogram: another one, of which masses alone are added up
+  Digit count_digit;  // kHistogram: another one, of which tokens and masses are counted
   // No token below matters: segments below are not read.
   float lowest = -kInfinity;
   // Tokens from here on become the candidate list (kGather, kHistogram).
@@ -99,8 +100,6 @@ struct Level {  // one bin of a histogram
   uint64_t mass;
   uint32_t held;  // the floor, not the target, chose this bin
 };
-
-enum class Measure : uint32_t { kCount, kMass, kFloor };
 
 struct CandidateList {
   bool complete;  // it holds every token from its threshold on
@@ -122,7 +121,6 @@ struct Search {
   // Only the last digit is left to find, of the tokens that have `leading`.
   bool at_last_digit;
   uint32_t leading;
-  LastDigit last_digit;
 };
 
 // What the blocks of a team write for each other, besides the arrays of Memory.
@@ -153,10 +151,10 @@ struct Histogram {
   uint32_t count[kBins];
 };
 
-// In place of the candidate list.
-struct MassHistogram {
-  uint32_t mass_low[kMassBins];
-  uint32_t mass_high[kMassBins];
+// Of masses, or of tokens as if each had a mass of 1.
+struct LongHistogram {
+  uint32_t mass_low[kLongBins];
+  uint32_t mass_high[kLongBins];
 };
 
 // Where the arrays begin.
@@ -164,60 +162,47 @@ constexpr size_t kArraysOffset = sizeof(TeamState) + sizeof(Head);
 
 // Of the arrays of Memory: a mass, the largest logits of the pieces, two sums.
 constexpr size_t arrays_bytes(size_t segments) { return segments * (8 + kPieces * 4 + 2 * 4); }
-// What sm_86, sm_89 and sm_120 give a block.
-constexpr size_t kLargestSharedMemory = 99 * 1024;
 
 constexpr size_t units_of(size_t segments, int unit_shift) {
   return (segments + (size_t{1} << unit_shift) - 1) >> unit_shift;
 }
 
 // A word for each key of the last digit, then a half of one for each in every unit.
-constexpr size_t sub_counts_bytes(size_t segments, const LastDigit& digit = {}) {
+constexpr size_t sub_counts_bytes(size_t segments, const LastDigit& digit) {
   return (size_t{1} << digit.bits) *
          (sizeof(uint32_t) + units_of(segments, digit.unit_shift) * sizeof(uint16_t));
 }
 
-// Bytes of dynamic shared memory: the histogram and later `sub_counts` follow the candidate list.
-// Above 721,920 columns, `sub_counts` takes the end of the list.
-constexpr size_t shared_memory_bytes_of(size_t segments) {
-  const size_t list = kArraysOffset + arrays_bytes(segments) + kListCapacity * sizeof(uint64_t);
-  const size_t with_histogram = list + sizeof(Histogram);
-  const size_t with_sub_counts = list + sub_counts_bytes(segments);
-  const size_t most =
-      with_sub_counts < kLargestSharedMemory ? with_sub_counts : kLargestSharedMemory;
-  return with_histogram > most ? with_histogram : most;
+// The histograms, and later the counts of the last digit: of 16-bit keys in every segment.
+constexpr size_t histogram_bytes(size_t segments) {
+  const size_t sub_counts = sub_counts_bytes(segments, {kLastBits<BFloat16>, 0});
+  return sub_counts > sizeof(LongHistogram) ? sub_counts : sizeof(LongHistogram);
 }
 
-// Candidates that find a place in front of `sub_counts`.
-constexpr size_t list_capacity_beside_sub_counts(size_t segments) {
-  const size_t bytes = shared_memory_bytes_of(segments) - sub_counts_bytes(segments) -
-                       kArraysOffset - arrays_bytes(segments);
-  return bytes / sizeof(uint64_t) < kListCapacity ? bytes / sizeof(uint64_t) : kListCapacity;
-}
-
-// The long last digit, with the smallest units for which its counts fit in place of list and
-// histogram.
-constexpr LastDigit long_last_digit(size_t segments) {
-  LastDigit digit;
-  digit.bits = kLongSubBits;
-  while (sub_counts_bytes(segments, digit) + kArraysOffset + arrays_bytes(segments) >
-         shared_memory_bytes_of(segments)) {
-    ++digit.unit_shift;
-  }
+// With the smallest units for which the counts fit.
+template <typename Element>
+constexpr LastDigit last_digit_of(size_t segments) {
+  LastDigit digit = {kLastBits<Element>, 0};
+  if constexpr (Keys<Element>::kBits == 16) return digit;
+  while (sub_counts_bytes(segments, digit) > histogram_bytes(segments)) ++digit.unit_shift;
   return digit;
 }
 
-static_assert(sizeof(TeamState) % 8 == 0 && sizeof(Head) % 8 == 0 && sizeof(Histogram) % 8 == 0 &&
-              kLargestSharedMemory % 8 == 0);
-// Two blocks on a multiprocessor of sm_80 (164 KB, 1 KB of each block's is reserved) up to 262,144
-// columns, and no more than any architecture has at 2^20.
-static_assert(2 * (shared_memory_bytes_of(262144 / kSegment) + 1024) <= 164 * 1024);
-static_assert(shared_memory_bytes_of(kMaxSegments) <= kLargestSharedMemory);
-static_assert(list_capacity_beside_sub_counts(262144 / kSegment) == kListCapacity);
-static_assert(list_capacity_beside_sub_counts(kMaxSegments) >= 256);
-static_assert(sizeof(MassHistogram) == kListCapacity * sizeof(uint64_t));
+// Bytes of dynamic shared memory: the histograms follow the candidate list.
+constexpr size_t shared_memory_bytes_of(size_t segments) {
+  return kArraysOffset + arrays_bytes(segments) + kListCapacity * sizeof(uint64_t) +
+         histogram_bytes(segments);
+}
+
+static_assert(sizeof(TeamState) % 8 == 0 && sizeof(Head) % 8 == 0);
+// Two blocks on a multiprocessor of sm_80 (164 KB, 1 KB of each block's is reserved) up to 793,600
+// columns, and no more than sm_86, sm_89 and sm_120 give a block at 2^20.
+static_assert(2 * (shared_memory_bytes_of(793600 / kSegment) + 1024) <= 164 * 1024);
+static_assert(shared_memory_bytes_of(kMaxSegments) <= 99 * 1024);
+static_assert(sizeof(Histogram) <= sizeof(LongHistogram));
+static_assert(sizeof(Histogram) <= kListCapacity * sizeof(uint64_t));
 // Counts of a unit are 16 bits.
-static_assert((kSegment << long_last_digit(kMaxSegments).unit_shift) < (1 << 16));
+static_assert((kSegment << last_digit_of<float>(kMaxSegments).unit_shift) < (1 << 16));
 
 constexpr size_t shared_memory_bytes(int64_t vocab) {
   return shared_memory_bytes_of(static_cast<size_t>((vocab + kSegment - 1) / kSegment));
@@ -228,7 +213,7 @@ constexpr size_t shared_memory_bytes(int64_t vocab) {
 // but the head and the histograms of each. With clusters the part that is shared is the leader's.
 //
 // After a last read with larger units, `segment_mass` and `segment_ties` are of units. The
-// histogram is not needed any more where `sub_counts` is used. Addresses are computed where they
+// histograms are not needed any more where `sub_counts` is used. Addresses are computed where they
 // are used: kept as pointers they would fill the registers.
 struct Memory {
   int segments;
@@ -278,18 +263,24 @@ struct Memory {
     return reinterpret_cast<T*>(shared_by_team +
                                 (reinterpret_cast<char*>(in_block) - gpu::shared_memory()));
   }
-  __device__ __forceinline__ MassHistogram* mass_histogram() const {
-    return reinterpret_cast<MassHistogram*>(gpu::shared_memory() + list_offset());
+  __device__ __forceinline__ LongHistogram* long_histogram() const {
+    return reinterpret_cast<LongHistogram*>(gpu::shared_memory() + histogram_offset());
+  }
+  // In place of the list.
+  __device__ __forceinline__ Histogram* count_histogram() const {
+    return reinterpret_cast<Histogram*>(gpu::shared_memory() + list_offset());
+  }
+  template <typename Element>
+  __device__ __forceinline__ LastDigit last_digit() const {
+    return last_digit_of<Element>(static_cast<size_t>(segments));
   }
   // [keys of the last digit], of the whole row.
-  __device__ __forceinline__ uint32_t* sub_totals(const LastDigit& digit) const {
-    const size_t count = static_cast<size_t>(segments);
-    return reinterpret_cast<uint32_t*>(shared_by_team + shared_memory_bytes_of(count) -
-                                       sub_counts_bytes(count, digit));
+  __device__ __forceinline__ uint32_t* sub_totals() const {
+    return reinterpret_cast<uint32_t*>(shared_by_team + histogram_offset());
   }
   // [units, keys / 2], two counts of 16 bits a word.
   __device__ __forceinline__ uint32_t* sub_counts(const LastDigit& digit) const {
-    return sub_totals(digit) + (1 << digit.bits);
+    return sub_totals() + (1 << digit.bits);
   }
 
  private:

@@ -6,7 +6,7 @@
 namespace autodeco::cuda {
 
 __device__ __forceinline__ Plan make_plan(const FilterParameters& filters, int64_t row,
-                                          int64_t columns, Details details, const Memory& memory) {
+                                          int64_t columns, Details details) {
   Plan plan;
   plan.temperature = value_at(filters.temperature, row);
   plan.status = temperature_status(plan.temperature);
@@ -21,8 +21,7 @@ __device__ __forceinline__ Plan make_plan(const FilterParameters& filters, int64
   plan.filtered = !plan.one_token && (plan.top_p < 1.0f || plan.top_k != 0 || plan.min_p != 0.0f);
   plan.needs_info = details == Details::kInfo;
   plan.needs_count = details != Details::kNone && !plan.one_token && !plan.filtered;
-  plan.needs_digit = plan.filtered && plan.top_p < 1.0f &&
-                     plan.top_k > list_capacity_beside_sub_counts(memory.segments);
+  plan.needs_digit = plan.filtered && plan.top_p < 1.0f && plan.top_k > kListCapacity;
   plan.needs_sums = plan.temperature != 0.0f && (!plan.one_token || plan.needs_info);
   // Tokens 2^-bits times as probable as the first: of 2^17 such, 2^(17 - bits) is the mass. A count
   // says nothing about probabilities.
@@ -66,7 +65,7 @@ __device__ __forceinline__ void count_first_digit(const float* logits, const Bin
 #pragma unroll
   for (int i = 0; i < kLaneLogits; ++i) {
     if (logits[i] == -kInfinity) continue;
-    pending.add(bins, Keys<Element>::of(logits[i]) >> (Keys<Element>::kBits - kFirstBits), 0);
+    pending.add(bins, Keys<Element>::of(logits[i]) >> (Keys<Element>::kBits - kDigitBits), 0);
   }
   pending.flush(bins);
 }
@@ -119,7 +118,7 @@ __device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kT
         gpu::atomic_add(team.in_leader(&memory.state()->num_finite), count);
       }
     }
-    if (plan.needs_digit) count_first_digit<Element>(logits, bins_of(memory.histogram()));
+    if (plan.needs_digit) count_first_digit<Element>(logits, bins_of(memory.count_histogram()));
     if (gpu::lane_index() == 0) {
       team.in_leader(memory.segment_sum())[segment] = sum;
       if (plan.needs_info) team.in_leader(memory.segment_raw_sum())[segment] = raw_sum;
@@ -127,7 +126,7 @@ __device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kT
   }
   if (plan.needs_digit && !leads) {
     gpu::block_barrier();
-    add_to_leader(team, memory, bins_of(memory.histogram()));
+    add_to_leader(team, memory, bins_of(memory.count_histogram()));
   }
 }
 
@@ -135,7 +134,7 @@ __device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kT
 template <bool kTeam>
 __device__ __forceinline__ void reset(const Team<kTeam>& team, const Plan& plan,
                                       const Memory& memory) {
-  if (plan.needs_digit) clear_of_team(team, memory, bins_of(memory.histogram()));
+  if (plan.needs_digit) clear_of_team(team, memory, bins_of(memory.count_histogram()));
   if (gpu::thread_index() == 0) {
     memory.head()->plan = plan;
     if (team.leads()) memory.state()->num_finite = 0;

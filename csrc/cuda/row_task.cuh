@@ -38,13 +38,13 @@ struct RowTask {
 template <typename Element, bool kTeam>
 __device__ __forceinline__ Scaling read_row(const RowTask<Element, kTeam>& task,
                                             const FilterParameters& filters, Details details) {
-  const Plan plan = make_plan(filters, task.row_index, task.row.columns, details, task.memory);
+  const Plan plan = make_plan(filters, task.row_index, task.row.columns, details);
   const Scaling scaling(plan.temperature > 0.0f ? plan.temperature : 1.0f);
   reset(task.team, plan, task.memory);
   summarize(task.row, task.team, plan, scaling, task.memory);
   task.team.barrier();
   if (plan.needs_digit) {
-    collect_in_leader(task.team, task.memory, bins_of(task.memory.histogram()));
+    collect_in_leader(task.team, task.memory, bins_of(task.memory.count_histogram()));
   }
   return scaling;
 }

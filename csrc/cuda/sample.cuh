@@ -80,7 +80,7 @@ __device__ __forceinline__ void draw_samples(const SampleArguments& arguments, i
                                              const Normalisers& normalisers) {
   const Memory& memory = leader.memory;
   // Where nothing was searched for, a unit is a segment.
-  const int unit_shift = filtered ? memory.head()->search.last_digit.unit_shift : 0;
+  const int unit_shift = filtered ? unit_shift_of<Element>(memory) : 0;
   const int num_units = leader.row.num_units(unit_shift);
   for (int64_t sample = gpu::warp_index(); sample < arguments.num_samples;
        sample += gpu::num_threads() / 32) {
@@ -149,7 +149,7 @@ __device__ __forceinline__ void lead_row(const SampleArguments& arguments, int64
     }
     return;
   }
-  const int unit_shift = plan.filtered ? memory.head()->search.last_digit.unit_shift : 0;
+  const int unit_shift = plan.filtered ? unit_shift_of<Element>(memory) : 0;
   const uint64_t mass = accumulate_units(memory, row.num_units(unit_shift));
   draw_samples(arguments, row_index, leader, plan.filtered, kept, mass, normalisers);
 }

@@ -6,7 +6,7 @@
 //   2      the next 11 (5)            12 bits
 //   3      the last 10                                        32-bit keys only
 //   4                                 the next 12             32-bit keys only
-//   5 (3)                             the last 8 (5), per unit of segments
+//   5 (3)                             the last 8 (4), per unit of segments
 //
 // What top_p wants of the mass is known only when top_k is done, but its first digit can be added
 // up before.
@@ -23,7 +23,7 @@ __device__ __forceinline__ uint64_t target_of(const Plan& plan, uint64_t mass) {
   return target > 0 ? target : 1;
 }
 
-// The mass that top_k keeps; the first digit of every token's mass is then in mass_histogram().
+// The mass that top_k keeps; the first digit of every token's mass is then in long_histogram().
 // Tokens below `lowest` are in nobody's prefix.
 template <typename Element, bool kTeam>
 __device__ __forceinline__ uint64_t mass_of_top_k(const Leader<Element, kTeam>& leader,
@@ -32,7 +32,7 @@ __device__ __forceinline__ uint64_t mass_of_top_k(const Leader<Element, kTeam>& 
   const Memory& memory = leader.memory;
   Head* head = memory.head();
   Level& level = head->level;
-  const Bins bins = bins_of(memory.histogram());
+  const Bins bins = bins_of(memory.count_histogram());
   if (gpu::thread_index() == 0) level = {};
   gpu::block_barrier();
   find_level_of_histogram(bins, kBins, Measure::kCount, plan.top_k, 0, head);
@@ -40,25 +40,26 @@ __device__ __forceinline__ uint64_t mass_of_top_k(const Leader<Element, kTeam>& 
   Command command;
   command.action = Action::kHistogram;
   command.row_max = leader.row_max();
-  command.mass_digit = {0, kBits, kBits - kMassBits};
+  command.digit = {0, kBits, kBits - kLongDigitBits};
   uint32_t key = first_digit;
-  int shift = kBits - kFirstBits;
+  int shift = kBits - kDigitBits;
   lowest = command.lowest = Keys<Element>::logit(key << shift);
 #pragma unroll 1
   while (shift > 0) {
-    const int next_shift = shift > kFirstBits ? shift - kFirstBits : 0;
-    command.digit = {key, shift, next_shift};
+    const int next_shift = shift > kDigitBits ? shift - kDigitBits : 0;
+    command.count_digit = {key, shift, next_shift};
     command_all(leader, command);
-    find_level_of_histogram(bins, 1 << command.digit.bits(), Measure::kCount, plan.top_k, 0, head);
+    find_level_of_histogram(bins, 1 << command.count_digit.bits(), Measure::kCount, plan.top_k, 0,
+                            head);
     key = key << (shift - next_shift) | level.bin;
     shift = next_shift;
-    command.mass_digit = {};  // once is enough
+    command.digit = {};  // once is enough
   }
   // The levels hold the mass inside the first digit.
   uint64_t mass_above = 0;
-  const Bins mass_bins = bins_of(memory.mass_histogram());
-  const int first_above = static_cast<int>((first_digit + 1) << (kMassBits - kFirstBits));
-  for (int bin = first_above + static_cast<int>(gpu::thread_index()); bin < kMassBins;
+  const Bins mass_bins = bins_of(memory.long_histogram());
+  const int first_above = static_cast<int>((first_digit + 1) << (kLongDigitBits - kDigitBits));
+  for (int bin = first_above + static_cast<int>(gpu::thread_index()); bin < kLongBins;
        bin += static_cast<int>(gpu::num_threads())) {
     mass_above += mass_of_bin(mass_bins, bin);
   }
@@ -84,22 +85,21 @@ __device__ __forceinline__ Search search_beside_top_k(const Leader<Element, kTea
   gpu::block_barrier();
   command.action = Action::kHistogram;
   command.row_max = leader.row_max();
-  Digit& digit = command.mass_digit;
-  digit = {0, kBits, kBits - kMassBits};
+  Digit& digit = command.digit;
+  digit = {0, kBits, kBits - kLongDigitBits};
 #pragma unroll 1
   for (;;) {
     int floor_bin = 0;
     if (has_leading_digits(floor_key, digit)) {
       floor_bin = static_cast<int>(bin_of(floor_key, digit));
     }
-    find_level_of_histogram(bins_of(memory.mass_histogram()), kMassBins, Measure::kMass, target,
-                            floor_bin, head);
-    const uint32_t leading = digit.leading << kMassBits | level.bin;
-    if (level.held != 0 || digit.shift <= kLongSubBits) {
+    find_level_of_sums(bins_of(memory.long_histogram()), Measure::kMass, target, floor_bin, head);
+    const uint32_t leading = digit.leading << kLongDigitBits | level.bin;
+    if (level.held != 0 || digit.shift <= kLastBits<Element>) {
       digit.leading = leading;
       break;
     }
-    digit = {leading, digit.shift, digit.shift - kMassBits};
+    digit = {leading, digit.shift, digit.shift - kLongDigitBits};
     command_all(leader, command);
   }
   Search search = {};
@@ -109,9 +109,6 @@ __device__ __forceinline__ Search search_beside_top_k(const Leader<Element, kTea
   search.lowest = command.lowest;
   search.at_last_digit = true;
   search.leading = digit.leading;
-  if constexpr (kBits == 32) search.last_digit = long_last_digit(memory.segments);
-  // The 12 bits of a 16-bit key are one more than stand in front of its last digit.
-  if constexpr (kBits == 16) search.leading >>= kMassBits - kFirstBits;
   return search;
 }
 

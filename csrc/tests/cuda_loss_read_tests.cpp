@@ -1,6 +1,7 @@
 // Bytes of logits that the loss kernel loads, over the bytes of the row: the table of
 // docs/kernels.md. The largest of two labels, the first token and one of the middle.
 #include <cstdlib>
+#include <optional>
 
 #include "emulated_loss.h"
 
@@ -19,6 +20,8 @@ struct Case {
   double bfloat16;
   double float16;
   double float32;
+  float temperature_clamp = 0.01f;
+  std::optional<float> last_logit = {};
 };
 
 // Flat rows are read a second time for the tokens around P.
@@ -43,7 +46,11 @@ const Case kCases[] = {
     {"Gaussian, T = 1e30, P = 0.9", RowKind::kGaussian, 1e30f, 0.9f, 1, 4, 4},
     {"ascending, T = 0.2, P = 0.9", RowKind::kAscending, 0.2f, 0.9f, 1, 2, 2},
     // T below the clamp of the temperature loss: it has a softmax of its own.
-    {"Gaussian, T = 0.005, P = 0.9", RowKind::kGaussian, 0.005f, 0.9f, 1, 3.01, 3.01},
+    {"Gaussian, T = 0.005, P = 0.9", RowKind::kGaussian, 0.005f, 0.9f, 1, 2.01, 2.01},
+    {"float neighbours, T = 1 < 2, P = 0.5", RowKind::kClose, 1.0f, 0.5f, 1, 4, 4, 2.0f},
+    // Too small a logit for the table of the bfloat16 values.
+    {"uniform and 1e-12, P = 0.5", RowKind::kUniform, 1.0f, 0.5f, 3, 2, 2, 0.01f, 1e-12f},
+    {"uniform and 1e-12, T = 1e4", RowKind::kUniform, 1e4f, 0.5f, 4, 4, 4, 0.01f, 1e-12f},
 };
 
 template <typename Element>
@@ -56,6 +63,7 @@ double judge(const Case& example, const std::vector<float>& row, double bound) {
     inputs.temperature = {example.temperature};
     inputs.top_p = {example.top_p};
     inputs.labels = {oracle.order[rank]};
+    inputs.options.temperature_clamp = example.temperature_clamp;
     const LossResult result = autodeco_loss(batch, inputs);
     const double reads =
         static_cast<double>(result.bytes_loaded) / (sizeof(Element) * static_cast<double>(kVocab));
@@ -73,7 +81,8 @@ int main() {
   std::printf("%-40s %8s %8s %8s\n", "reads of the row", "bf16", "fp16", "fp32");
   for (const Case& example : kCases) {
     std::mt19937_64 random(3);
-    const std::vector<float> row = make_row(example.kind, kVocab, random);
+    std::vector<float> row = make_row(example.kind, kVocab, random);
+    if (example.last_logit.has_value()) row.back() = *example.last_logit;
     const double bfloat16 = judge<cuda::BFloat16>(example, row, example.bfloat16);
     const double float16 = judge<cuda::Float16>(example, row, example.float16);
     const double float32 = judge<float>(example, row, example.float32);

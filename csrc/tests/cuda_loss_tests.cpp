@@ -263,6 +263,56 @@ void long_rows_are_as_exact() {
   judge(cuda::BFloat16());
 }
 
+// Logits that are subnormal floats, and so are their differences.
+void subnormal_rows_are_as_exact() {
+  std::mt19937_64 random(11);
+  std::normal_distribution<float> normal;
+  std::vector<float> row(4097);
+  for (float& logit : row) logit = 1e-40f * normal(random);
+  const auto judge = [&]<typename Element>(Element) {
+    const Batch<Element> batch({row}, 0);
+    for (const float temperature : {1.0f, 0.05f, 1e-4f}) {
+      for (const float top_p : {0.5f, 0.9f, 1.0f}) {
+        LossInputs inputs;
+        inputs.temperature = {temperature};
+        inputs.top_p = {top_p};
+        inputs.labels = {5};
+        const LossResult got = autodeco_loss(batch, inputs);
+        judge_row(batch.rows[0], 5, temperature, top_p, inputs.options, got.losses.data(),
+                  got.gradients.data(), 1, "subnormal logits");
+      }
+    }
+  };
+  judge(0.0f);
+  judge(cuda::BFloat16());
+  judge(cuda::Float16());
+}
+
+// Without probability_eps a label that has no probability at T has an infinite loss, but only where
+// it has a weight in float32.
+void a_label_without_weight_has_no_loss() {
+  std::mt19937_64 random(12);
+  std::vector<float> row = make_row(RowKind::kGaussian, 4097, random);
+  LossInputs inputs;
+  inputs.temperature = {0.05f};
+  inputs.top_p = {0.5f};
+  inputs.labels = {5};
+  inputs.options.probability_eps = 0.0;
+  const auto judge = [&]<typename Element>(Element, float logit, bool infinite) {
+    row[5] = logit;
+    const LossResult got = autodeco_loss(Batch<Element>({row}, 0), inputs);
+    const std::string what = "label at " + std::to_string(logit);
+    expect(infinite ? std::isinf(got.losses[1]) : got.losses[1] == 0.0f, what);
+    expect(std::isfinite(got.losses[0]), "temperature loss, " + what);
+    for (const float gradient : got.gradients) expect(std::isfinite(gradient), "finite, " + what);
+  };
+  for (const float logit : {-60.0f, -200.0f, -690.0f, -800.0f}) {
+    judge(0.0f, logit, logit == -60.0f);
+    judge(cuda::BFloat16(), logit, logit == -60.0f);
+    judge(cuda::Float16(), logit, logit == -60.0f);
+  }
+}
+
 }  // namespace
 
 int main(int count, char** values) {
@@ -278,6 +328,8 @@ int main(int count, char** values) {
     invalid_rows_are_nan_and_do_not_touch_the_others();
     easy_tokens_are_dropped();
     long_rows_are_as_exact();
+    subnormal_rows_are_as_exact();
+    a_label_without_weight_has_no_loss();
   } catch (const std::exception& error) {
     expect(false, error.what());
   }

@@ -169,16 +169,16 @@ void portable_teams_stay_within_their_bounds() {
          "one row has the largest team");
 }
 
-// Rows so long that float32 keys are counted per unit of several segments, where top_k is more than
-// the list holds.
+// Rows so long that float32 keys are counted per unit of several segments: top_p alone, with a
+// top_k that fits the list, and with one that does not.
 template <typename Element>
-void long_rows_with_top_k_and_top_p() {
+void long_rows_agree_with_a_sort() {
   constexpr int kVocab = 131072 + 1234;
   std::mt19937_64 random(9);
   const RowKind kinds[] = {RowKind::kAllEqual, RowKind::kRounded, RowKind::kClose,
                            RowKind::kUniform,  RowKind::kMasked,  RowKind::kGaussian};
   for (const RowKind kind : kinds) {
-    for (const int64_t top_k : {5000, 120000}) {
+    for (const int64_t top_k : {0, 1000, 5000, 120000}) {
       Filters filters = {1.0f, 0.7f, top_k, kind == RowKind::kGaussian ? 0.01f : 0.0f};
       if (kind == RowKind::kClose) filters.temperature = 1e-4f;
       const Batch<Element> batch({make_row(kind, kVocab, random)}, 0);
@@ -268,8 +268,8 @@ int main(int count, char** values) {
     kernel_agrees_with_a_sort<cuda::Float16>(trials, 3);
     sums_do_not_overflow();
     portable_teams_stay_within_their_bounds();
-    long_rows_with_top_k_and_top_p<float>();
-    long_rows_with_top_k_and_top_p<cuda::BFloat16>();
+    long_rows_agree_with_a_sort<float>();
+    long_rows_agree_with_a_sort<cuda::BFloat16>();
     rows_do_not_affect_each_other();
     invalid_rows_get_a_status<float>();
     invalid_rows_get_a_status<cuda::BFloat16>();
