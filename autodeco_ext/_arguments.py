@@ -10,7 +10,7 @@ import contextlib
 import math
 import numbers
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -47,21 +47,27 @@ def call(op: Callable[..., Any], *arguments: Any) -> Any:
 
 
 @contextlib.contextmanager
-def errors_named(op: str, rows: torch.Tensor | None = None) -> Iterator[None]:
+def errors_named(
+    op: str, rows: torch.Tensor | None = None, predicted: Collection[str] = ()
+) -> Iterator[None]:
     """Gives an error of another op that runs inside this name; other errors are left as they are.
 
     rows: which rows of the caller's those that the other op counts are.
+    predicted: arguments of the other op that heads made of the caller's hidden_states.
     """
     try:
         yield
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         text, num_named = re.subn(r"^autodeco_ext\.\w+:", f"autodeco_ext.{op}:", str(error))
         if num_named == 0:
             raise
         found = re.search(r" in row (\d+)$", text)
         if rows is not None and found is not None:
             text = f"{text[: found.start()]} in row {int(rows[int(found[1])])}"
-        raise ValueError(text) from None
+        for name in predicted:
+            wanted = f": hidden_states must give a {name} that is "
+            text = text.replace(f": {name} must be ", wanted)
+        raise type(error)(text) from None
 
 
 def require_tensor(op: str, name: str, value: object) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from autodeco_ext._arguments import per_row, require_tensor
+from autodeco_ext._arguments import errors_named, per_row, require_tensor
 from autodeco_ext.ops import SampleOutput, sample
 
 if TYPE_CHECKING:  # at run time it would import transformers, which takes seconds
@@ -89,23 +89,23 @@ def decode_step(
     require_tensor("decode_step", "logits", logits)
     _require_heads(heads)
     drawn_with = {"temperature": temperature, "top_p": top_p}
-    if temperature is None or top_p is None:
-        predicted = heads.predict(hidden_states, logits, needs_top_p=top_p is None, check=check)
-        for name, value in predicted._asdict().items():
-            if drawn_with[name] is None:
-                drawn_with[name] = value
-    drawn = sample(
-        logits,
-        **drawn_with,
-        top_k=top_k,
-        min_p=min_p,
-        seed=seed,
-        offset=offset,
-        generator=generator,
-        valid_vocab=valid_vocab,
-        return_info=return_info,
-        check=check,
-    )
+    predicted_names = [name for name, value in drawn_with.items() if value is None]
+    with errors_named("decode_step", predicted=predicted_names):
+        if predicted_names:
+            predicted = heads.predict(hidden_states, logits, needs_top_p=top_p is None, check=check)
+            drawn_with |= {name: getattr(predicted, name) for name in predicted_names}
+        drawn = sample(
+            logits,
+            **drawn_with,
+            top_k=top_k,
+            min_p=min_p,
+            seed=seed,
+            offset=offset,
+            generator=generator,
+            valid_vocab=valid_vocab,
+            return_info=return_info,
+            check=check,
+        )
     used = {name: _per_row(name, value, logits) for name, value in drawn_with.items()}
     if return_info:
         return DecodeStep(drawn.tokens, **used, info=drawn)

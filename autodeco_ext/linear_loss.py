@@ -78,8 +78,10 @@ def linear_autodeco_loss(
             with fewer chunks than another calls the module with a row of zeros for each it lacks;
             their number is agreed on first and read on the host. Where a rank raises, the others
             wait for it: unshard the module first where that matters, or to gather once.
-        heads: AutoDecoHeads of that hidden size. Their gradients are as released: the features and
-            the T that enters the top-p head are constants.
+        heads: AutoDecoHeads of that hidden size, with whole parameters: under FSDP, wrap the model
+            that owns them (FSDP1 with use_orig_params) and call this inside its forward. Their
+            gradients are as released: the features and the T that enters the top-p head are
+            constants.
         labels: `[...]` integers in 0 .. V-1, or ignore_index. labels[i] is the target of row i.
         bias: `[V]`, of an LM head given as a weight.
         logits_transform: what the base does to the LM head's output (soft cap, scale, fewer
@@ -203,12 +205,32 @@ def _check_hidden_states(hidden_states: Tensor, heads: AutoDecoHeads) -> None:
             f"autodeco_ext.{_OP}: hidden_states must have shape [..., {heads.hidden_size}] (the"
             f" heads' hidden_size), got {shape}"
         )
+    if not _are_whole(heads):
+        raise ValueError(
+            f"autodeco_ext.{_OP}: heads must have whole parameters (wrap the model that owns them,"
+            " not the heads; FSDP1 with use_orig_params=True), got sharded ones"
+        )
     for parameter in heads.parameters():
         if parameter.device != hidden_states.device:
             raise ValueError(
                 f"autodeco_ext.{_OP}: heads must be on {hidden_states.device} like the hidden"
                 f" states, got {parameter.device}"
             )
+
+
+def _are_whole(heads: AutoDecoHeads) -> bool:
+    """Whether the heads' parameters are theirs, in full.
+
+    Backward computes the layers again, where no wrapper gathers them. FSDP1 takes a layer's
+    parameters away or leaves a flat part of them, which would get no gradient; those of FSDP2 know
+    their mesh, those of ZeRO-3 are empty.
+    """
+    for layer in heads.modules():
+        if type(layer) is nn.Linear:
+            weight = layer._parameters.get("weight")
+            if weight is None or weight.shape != (layer.out_features, layer.in_features):
+                return False
+    return not any(hasattr(one, "device_mesh") for one in heads.parameters())
 
 
 def _chunk_size(

@@ -186,8 +186,13 @@ def test_invalid_rows_are_named_or_visible(backend: str) -> None:
     hidden, logits = make_input(4)
     expected = autodeco_ext.decode_step(hidden, logits, heads, seed=1, return_info=True)
     hidden[1, 3], logits[2, 5] = torch.nan, torch.nan
-    with pytest.raises(ValueError, match=r"temperature must be finite and >= 0, got nan in row 1"):
-        autodeco_ext.decode_step(hidden, logits, heads, seed=1)
+    for given in ({}, {"temperature": 0.7}, {"top_p": 0.9}):
+        text = "hidden_states must give a temperature that is finite and >= 0, got nan in row 1"
+        with pytest.raises(ValueError, match=f"^autodeco_ext.decode_step: {text}$"):
+            autodeco_ext.decode_step(hidden, logits, heads, seed=1, **given)
+    only_top_p = make_heads(enable_temperature_head=False)
+    with pytest.raises(ValueError, match=r"hidden_states must give a top_p that is a number, got"):
+        autodeco_ext.decode_step(hidden[:2], logits[:2], only_top_p, seed=1)
     with pytest.raises(ValueError, match=r"logits must not contain NaN, got NaN in row 0"):
         autodeco_ext.decode_step(hidden[2:], logits[2:], heads, seed=1)
     step = autodeco_ext.decode_step(hidden, logits, heads, seed=1, return_info=True, check=False)
@@ -201,7 +206,9 @@ def test_an_invalid_row_that_only_the_draw_sees_is_named(backend: str) -> None:
     heads = make_heads(use_enhanced_features=False)
     hidden, logits = make_input(3)
     logits[1] = -torch.inf
-    with pytest.raises(ValueError, match=r"^autodeco_ext.sample: logits must have a finite .* row"):
+    with pytest.raises(
+        ValueError, match=r"^autodeco_ext.decode_step: logits must .* finite .* row"
+    ):
         autodeco_ext.decode_step(hidden, logits, heads, seed=1)
 
 
@@ -228,14 +235,14 @@ STATES = torch.zeros(2, HIDDEN)
             LOGITS,
             {},
             ValueError,
-            r"AutoDecoHeads: hidden_states must have shape \[..., 32\] \(the heads' hidden_size\)",
+            r"decode_step: hidden_states must have shape \[..., 32\] \(the heads' hidden_size\)",
         ),
         (
             torch.zeros(3, HIDDEN),
             LOGITS,
             {},
             ValueError,
-            r"AutoDecoHeads: logits must have shape \[3, vocab\] to go with hidden_states, got \[2",
+            r"decode_step: logits must have shape \[3, vocab\] to go with hidden_states, got \[2",
         ),
         (STATES, [[0.0]], {}, TypeError, "decode_step: logits must be a torch.Tensor, got list"),
         (
@@ -243,31 +250,31 @@ STATES = torch.zeros(2, HIDDEN)
             LOGITS,
             {},
             ValueError,
-            "AutoDecoHeads: hidden_states must be on cpu like the heads, got meta",
+            "decode_step: hidden_states must be on cpu like the heads, got meta",
         ),
         (
             STATES,
             LOGITS,
             {"temperature": -1.0},
             ValueError,
-            "sample: temperature must be finite and >= 0, got -1.0",
+            "decode_step: temperature must be finite and >= 0, got -1.0",
         ),
         (
             STATES,
             LOGITS,
             {"top_p": torch.zeros(3)},
             ValueError,
-            r"sample: top_p must have a shape that broadcasts to \[2\], got \[3\]",
+            r"decode_step: top_p must have a shape that broadcasts to \[2\], got \[3\]",
         ),
-        (STATES, LOGITS, {"top_k": -1}, ValueError, "sample: top_k must be >= 0, got -1"),
-        (STATES, LOGITS, {"check": 1}, TypeError, "AutoDecoHeads: check must be a bool or None"),
-        (STATES, LOGITS.double(), {}, ValueError, "predict_parameters: logits must be float32"),
+        (STATES, LOGITS, {"top_k": -1}, ValueError, "decode_step: top_k must be >= 0, got -1"),
+        (STATES, LOGITS, {"check": 1}, TypeError, "decode_step: check must be a bool or None"),
+        (STATES, LOGITS.double(), {}, ValueError, "decode_step: logits must be float32"),
         (
             STATES,
             torch.zeros(9, 2).t(),
             {},
             ValueError,
-            "predict_parameters: logits must have a vocabulary stride of 1, got 2",
+            "decode_step: logits must have a vocabulary stride of 1, got 2",
         ),
     ],
 )

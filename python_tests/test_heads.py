@@ -243,7 +243,7 @@ def test_bad_input_is_explained(hidden, logits, error: type[Exception], text: st
 def test_a_row_without_a_distribution_is_named() -> None:
     hidden, logits = make_input(3)
     logits[1] = -torch.inf
-    with pytest.raises(ValueError, match=r"autodeco_ext.distribution_stats: logits .* row 1"):
+    with pytest.raises(ValueError, match=r"autodeco_ext.AutoDecoHeads: logits .* row 1"):
         make_heads()(hidden, logits)
 
 

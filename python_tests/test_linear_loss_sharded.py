@@ -1,15 +1,17 @@
-"""linear_autodeco_loss with an LM head whose every call waits for the other rank."""
+"""linear_autodeco_loss on two ranks: an LM head whose every call waits, heads that are sharded."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from linear_loss_case import GRADIENT, LOSS, Case, assert_all_close, module_of
+from tiny_models import tiny_autodeco
 from torch import Tensor, nn
 
 RANKS = 2
@@ -38,7 +40,14 @@ def fsdp_2(head: nn.Linear) -> nn.Module:
     return fully_shard(head, mesh=mesh, reshard_after_forward=True)
 
 
-def run_rank(rank: int, store: Path, shard: Callable[[nn.Linear], nn.Module]) -> None:
+def fsdp_1(module: nn.Module) -> nn.Module:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return FullyShardedDataParallel(module, device_id=torch.device("cpu"), use_orig_params=True)
+
+
+@contextlib.contextmanager
+def in_group(rank: int, store: Path) -> Iterator[None]:
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
@@ -48,6 +57,13 @@ def run_rank(rank: int, store: Path, shard: Callable[[nn.Linear], nn.Module]) ->
         timeout=datetime.timedelta(seconds=120),
     )
     try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def run_rank(rank: int, store: Path, shard: Callable[[nn.Linear], nn.Module]) -> None:
+    with in_group(rank, store):
         case = Case()
         lm_head = shard(module_of(case))
         for labelled in ((9, 0), (1, 7), (0, 0), (4, 4)):  # of each rank
@@ -57,12 +73,60 @@ def run_rank(rank: int, store: Path, shard: Callable[[nn.Linear], nn.Module]) ->
             assert_all_close(case.gradients(got), case.gradients(expected), **GRADIENT)
         with pytest.raises(ValueError, match="lm_head must have whole parameters with train_base"):
             case.loss(lm_head, train_base=True)
-    finally:
-        dist.destroy_process_group()
+
+
+def run_rank_with_sharded_heads(rank: int, store: Path) -> None:
+    with in_group(rank, store):
+        for shard in (fsdp_1, fsdp_2):
+            whole, apart = Case(), Case()
+            shard(whole.heads)
+            apart.heads.temp_head = shard(apart.heads.temp_head)
+            for case in (whole, apart):
+                with pytest.raises(ValueError, match="heads must have whole parameters"):
+                    case.loss()
+
+
+def backward(model: nn.Module) -> nn.Module:
+    """On every rank the same labels, so that their mean is that of one rank."""
+    torch.manual_seed(11)  # easy-token drop
+    ids = torch.tensor([[1, 7, 20, 33, 2], [4, 4, 2, 50, 9]])
+    model(ids, labels=ids).loss.backward()
+    return model
+
+
+def head_gradients(model: nn.Module) -> list[Tensor]:
+    return [one.grad for name, one in model.named_parameters() if "heads." in name]
+
+
+def run_rank_with_a_sharded_model(rank: int, store: Path) -> None:
+    with in_group(rank, store):
+        models = [tiny_autodeco() for _ in range(3)]
+        for model in models:
+            model.requires_grad_(False).train().heads.requires_grad_(True)
+        expected = head_gradients(backward(models[0]))
+        sharded = head_gradients(backward(fsdp_2(models[1])))
+        assert_all_close([grad.full_tensor() for grad in sharded], expected, **GRADIENT)
+        wrapped = backward(fsdp_1(models[2]))
+        with type(wrapped).summon_full_params(wrapped, with_grads=True):
+            assert_all_close(head_gradients(wrapped), expected, **GRADIENT)
+
+
+two_ranks = pytest.mark.skipif(
+    not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo"
+)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
+@two_ranks
+@pytest.mark.parametrize("run", [run_rank_with_sharded_heads, run_rank_with_a_sharded_model])
+def test_sharded_heads_train_in_a_sharded_model_and_are_refused_alone(
+    tmp_path: Path, run: Callable[[int, Path], None]
+) -> None:
+    torch.multiprocessing.spawn(run, (tmp_path / "store",), nprocs=RANKS)
+
+
+@pytest.mark.slow
+@two_ranks
 @pytest.mark.parametrize("shard", [fsdp_2, zero_3])
 def test_ranks_with_different_numbers_of_labels_do_not_wait_for_ever(
     tmp_path: Path, shard: Callable[[nn.Linear], nn.Module]

@@ -349,6 +349,19 @@ def test_a_compiled_model_trains_with_the_same_loss():
     torch.testing.assert_close(got.loss, training_loss(model, logits_to_keep=index))
 
 
+def test_the_chunk_budget_of_a_model_is_set_on_it():
+    model, rows = tiny_autodeco(), []
+    model.lm_head.register_forward_hook(lambda _, inputs, output: rows.append(len(output)))
+    training_loss(model)
+    assert rows[-1] == 8  # after the one of the base and those that are compared with it
+    model.max_chunk_bytes = 1  # a chunk has one row at least
+    training_loss(model)
+    assert rows[-8:] == [1] * 8
+    model.max_chunk_bytes = 0
+    with pytest.raises(ValueError, match="max_chunk_bytes must be >= 1, got 0"):
+        training_loss(model)
+
+
 @pytest.mark.slow
 def test_trainer_trains_the_heads_and_evaluates_with_logits(tmp_path):
     pytest.importorskip("accelerate")

@@ -218,15 +218,13 @@ def test_invalid_rows_are_named_or_nan_and_leave_the_others_alone(device) -> Non
     good = torch.tensor([0, 5], device=device)
     assert torch.equal(got.top_p[good], expected.top_p[good])
     reasons = {
-        1: "temperature must be finite and >= 0, got nan",
+        1: "hidden_states must give a temperature that is finite and >= 0, got nan",
         2: "logits must not contain NaN, got NaN",
         3: r"logits must be below \+inf, got \+inf",
         4: "logits must have a finite value among the valid columns, got none",
     }
     for row, reason in reasons.items():
-        with pytest.raises(
-            ValueError, match=rf"^autodeco_ext.predict_parameters: {reason} in row 0$"
-        ):
+        with pytest.raises(ValueError, match=rf"^autodeco_ext.AutoDecoHeads: {reason} in row 0$"):
             heads.predict(hidden[row:], logits[row:], check=True)
     with pytest.raises(ValueError, match=r"in row 1$"):
         heads.predict(hidden, logits, check=True)

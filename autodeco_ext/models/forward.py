@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from transformers.utils import ModelOutput
 
 from autodeco_ext._arguments import item_count
-from autodeco_ext.linear_loss import linear_autodeco_loss
+from autodeco_ext.linear_loss import DEFAULT_CHUNK_BYTES, linear_autodeco_loss
 from autodeco_ext.losses import autodeco_loss
 from autodeco_ext.models.heads import HeadOutput
 from autodeco_ext.models.lm_head_input import (
@@ -26,6 +26,9 @@ _OP = "AutoDecoModelForCausalLM.forward"
 
 class HeadsForwardMixin:
     """Needs self.heads and self._base_class; forward itself is made per base class."""
+
+    # Of linear_autodeco_loss. No field of a config: it belongs to the machine, not to the weights.
+    max_chunk_bytes: int = DEFAULT_CHUNK_BYTES
 
     def _forward_with_heads(
         self,
@@ -81,6 +84,7 @@ class HeadsForwardMixin:
             self.heads,
             targets,
             logits_transform=transform,
+            max_chunk_bytes=self.max_chunk_bytes,
             num_items_in_batch=items,
         ).loss
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autodeco_ext._arguments import call, checks_rows, require_supported_device
+from autodeco_ext._arguments import call, checks_rows, errors_named, require_supported_device
 from autodeco_ext.models.configuration import AutoDecoConfig
 from autodeco_ext.ops import distribution_stats
 
@@ -27,6 +27,10 @@ class HeadOutput(NamedTuple):
 @torch.compiler.assume_constant_result  # torch.compile of torch 2.11 cannot look inside
 def _has_autocast(device_type: str) -> bool:
     return torch.amp.is_autocast_available(device_type)
+
+
+def _errors_named() -> contextlib.AbstractContextManager[None]:
+    return errors_named("AutoDecoHeads", predicted=HeadOutput._fields)
 
 
 @contextlib.contextmanager
@@ -179,7 +183,7 @@ class AutoDecoHeads(nn.Module):
                 top_p_layers = (product, for_features, first.bias, second.weight, second.bias)
         arguments = (logits, *temperature_layers, *top_p_layers)
         check = checks_rows("AutoDecoHeads", check, logits)
-        with torch.no_grad():
+        with torch.no_grad(), _errors_named():
             return HeadOutput(*call(torch.ops.autodeco_ext.predict_parameters, *arguments, check))
 
     def _needs_gradient(self, hidden_states: Tensor) -> bool:
@@ -223,7 +227,8 @@ class AutoDecoHeads(nn.Module):
         temperature = self.predict_temperature(hidden_states)
         statistics = None
         if self.reads_statistics:
-            statistics = distribution_stats(logits.detach(), temperature.detach())
+            with _errors_named():
+                statistics = distribution_stats(logits.detach(), temperature.detach())
         return HeadOutput(temperature, self.predict_top_p(hidden_states, temperature, statistics))
 
     def _check(self, hidden_states: Tensor, logits: Tensor) -> None:

@@ -50,6 +50,8 @@ class AutoDecoModelForCausalLM(HeadsForwardMixin, DrawingGenerationMixin):
     - forward returns the base's output with the fields temperature and top_p, [batch, positions],
       one entry per position that logits are computed for; with labels the AutoDeco loss, and in
       training that alone;
+    - model.max_chunk_bytes, 32 MiB until it is set, bounds what that loss makes of the logits at a
+      time (linear_autodeco_loss);
     - generate(do_sample=True) draws each token with the predicted values.
 
     Example:
@@ -277,7 +279,8 @@ def autodeco_class(base_class: type[PreTrainedModel]) -> type:
     num_items_in_batch: the number both of its sums are divided by, for gradient accumulation;
     without it each part is the mean over the positions it counts.
     skip_logits: with labels, leave logits, temperature and top_p out (None) and make no logits of
-    all positions for the loss. None does so while the heads train (model.heads.training).
+    all positions for the loss. None does so while the heads train (model.heads.training). The
+    logits of a chunk of positions then take at most model.max_chunk_bytes.
     """
     ignored = [
         *(base_class._keys_to_ignore_on_load_unexpected or []),
