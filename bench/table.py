@@ -57,10 +57,12 @@ def _cell(record: dict | None) -> str:
 
 
 def duration(microseconds: float) -> str:
-    """«12.3 us» or «4.56 ms»."""
-    if microseconds < 1000:
+    """«12.3 us», «4.56 ms» or «7.89 s»."""
+    if microseconds < 1e3:
         return f"{microseconds:.1f} us"
-    return f"{microseconds / 1000:.2f} ms"
+    if microseconds < 1e6:
+        return f"{microseconds / 1e3:.2f} ms"
+    return f"{microseconds / 1e6:.2f} s"
 
 
 def _row(cells: list[str]) -> str:

@@ -254,6 +254,13 @@ def test_the_table_has_times_ratios_failures_and_missing_peers() -> None:
     assert "a GPU" in text and "commit abc" in text
 
 
+def test_a_duration_has_the_unit_that_keeps_it_short() -> None:
+    found = [
+        table.duration(microseconds) for microseconds in (12.34, 999.94, 45_678.0, 5_041_752.0)
+    ]
+    assert found == ["12.3 us", "999.9 us", "45.68 ms", "5.04 s"]
+
+
 def test_charts_are_written(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the charts need matplotlib: pip install '.[bench]'")
     one, two = small_result(), small_result()
