@@ -104,15 +104,6 @@ def require_no_grad(op: str, tensor: torch.Tensor, name: str = "logits") -> None
         )
 
 
-def require_logits_gradient(op: str, device: torch.device, remedy: str) -> None:
-    """Raises in forward where backward would have no kernel; remedy: what trains the heads."""
-    if device.type == "cuda" and torch.is_grad_enabled():
-        raise ValueError(
-            f"autodeco_ext.{op}: logits must be on the CPU (their gradient has no CUDA kernel;"
-            f" {remedy} trains the heads), got {device}"
-        )
-
-
 def mark_written(tensor: torch.Tensor) -> None:
     """Tells autograd that the values it may have saved are gone, as torch's own ops do."""
     if not torch.compiler.is_compiling() and not tensor.is_inference():

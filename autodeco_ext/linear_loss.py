@@ -14,7 +14,6 @@ from autodeco_ext._arguments import (
     checks_rows,
     integer,
     item_count,
-    require_logits_gradient,
     require_tensor,
     row_values,
 )
@@ -90,7 +89,7 @@ def linear_autodeco_loss(
         train_base: let gradients flow into hidden_states and lm_head where they require grad.
             Backward then multiplies the LM head again, and every chunk makes a gradient of the LM
             head's size, summed in float32: use large chunks. A module's parameters must be whole:
-            unshard it first. On the CPU only.
+            unshard it first.
         chunk_size: rows of a chunk at most, >= 1; "auto": as many as max_chunk_bytes holds.
         max_chunk_bytes: for what exists of a chunk at a time: its logits (three times with a
             logits_transform, twice as many with train_base) and the heads' layers. A chunk has one
@@ -108,8 +107,8 @@ def linear_autodeco_loss(
         AutoDecoLoss(loss, temperature_loss, top_p_loss), float32.
 
     Raises:
-        ValueError: a shape, device or value that does not fit, train_base on CUDA, or an invalid
-            row, numbered as in `labels.flatten()`.
+        ValueError: a shape, device or value that does not fit, or an invalid row, numbered as in
+            `labels.flatten()`.
         TypeError: an argument of the wrong type.
         RuntimeError: a second derivative.
 
@@ -147,8 +146,6 @@ def linear_autodeco_loss(
         )
     _check_hidden_states(hidden_states, heads)
     shape, device = hidden_states.shape[:-1], hidden_states.device
-    if train_base:
-        require_logits_gradient(_OP, device, "train_base=False")
     items = None if num_items_in_batch is None else item_count(_OP, num_items_in_batch, device)
     head = LMHead(_OP, lm_head, bias, logits_transform, hidden_states)
     if train_base and head.is_sharded:

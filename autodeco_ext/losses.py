@@ -19,7 +19,6 @@ from autodeco_ext._arguments import (
     errors_named,
     int64,
     number,
-    require_logits_gradient,
     require_supported_device,
     require_tensor,
     row_values,
@@ -75,8 +74,7 @@ def autodeco_loss(
     m_i = exp(-steepness * relu(C_i - P)), q_i = p_i m_i / (sum p m + mass_eps). It trains T too.
 
     The gradients with respect to T and P are computed with the losses and kept, five numbers a
-    position. Where the logits require grad, they are kept by reference and read again in backward;
-    on the CPU only, CUDA refuses them.
+    position. Where the logits require grad, they are kept by reference and read again in backward.
 
     Args:
         logits: `[..., V]`, float32, bfloat16 or float16, vocabulary stride 1, any row stride, V at
@@ -295,8 +293,6 @@ def _row_losses(
 ) -> tuple[Tensor, Tensor]:
     require_tensor(op, "logits", logits)
     require_supported_device(op, logits)
-    if logits.requires_grad:
-        require_logits_gradient(op, logits.device, "logits.detach()")
     if logits.dim() == 0:
         raise ValueError(f"autodeco_ext.{op}: logits must have at least one dimension, got 0")
     shape, device = logits.shape[:-1], logits.device

@@ -92,15 +92,6 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch_device(request.param)
 
 
-@pytest.fixture(autouse=True)
-def logits_gradient(request: pytest.FixtureRequest) -> None:
-    """The marker: a test of the gradient of the losses' logits, which has no CUDA kernel."""
-    on = getattr(getattr(request.node, "callspec", None), "params", {})
-    marked = request.node.get_closest_marker("logits_gradient") is not None
-    if marked and "cuda" in (on.get("backend"), on.get("device")):
-        pytest.skip("cuda: the losses have no gradient of the logits there (docs/kernels.md)")
-
-
 @pytest.fixture
 def cuda() -> torch.device:
     return torch_device("cuda")

@@ -123,6 +123,19 @@ def test_joint_gradients_are_those_of_the_reference(bias, as_module, transform) 
     assert_all_close(case.gradients(got, *leaves), gradients, **GRADIENT)
 
 
+def test_the_base_trains_on_cuda_as_on_the_cpu(cuda: torch.device) -> None:
+    results = []
+    for device in (torch.device("cpu"), cuda):
+        case = Case(bias=True)
+        for name in ("hidden", "weight", "bias", "labels", "uniform"):
+            setattr(case, name, getattr(case, name).to(device))
+        case.heads.to(device)
+        leaves = [case.hidden.requires_grad_(), case.weight.requires_grad_()]
+        loss = case.loss(train_base=True, chunk_size=4).loss
+        results.append([loss.cpu(), *(one.cpu() for one in case.gradients(loss, *leaves))])
+    assert_all_close(results[1], results[0], **GRADIENT)
+
+
 def test_only_what_requires_grad_gets_a_joint_gradient() -> None:
     case, expected = Case(bias=True), Case(bias=True).expected()[1]
     case.weight.requires_grad_()

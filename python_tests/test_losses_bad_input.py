@@ -9,10 +9,8 @@ import pytest
 import torch
 from loss_judge import IGNORE, LossResults, random_arguments, run_losses
 from loss_oracle import MEGATRON
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 import autodeco_ext
-from autodeco_ext import _arguments
 
 INF, NAN = float("inf"), float("nan")
 OPS = torch.ops.autodeco_ext
@@ -198,32 +196,6 @@ def test_bad_values_beside_ignored_and_dropped_rows_are_still_found(backend: str
     expect("autodeco_loss", changes, ValueError, "must not contain NaN, got NaN in row 1")
 
 
-@pytest.mark.parametrize("op", BOTH)
-def test_logits_on_cuda_that_require_grad_are_refused_before_backward(
-    op: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_arguments, "CUDA_BUILT", True)
-    monkeypatch.setattr(_arguments, "TORCH_HAS_CUDA", True)
-    monkeypatch.setattr("autodeco_ext.losses.call", lambda *_: pytest.fail("the op was called"))
-    # Tracing has tensors on devices that are not there.
-    with FakeTensorMode():
-        given = {
-            k: torch.empty(v.shape, dtype=v.dtype, device="cuda:0") for k, v in arguments().items()
-        }
-        given["logits"].requires_grad_()
-        with pytest.raises(ValueError) as error:
-            getattr(autodeco_ext, op)(**given)
-    assert str(error.value) == (
-        f"autodeco_ext.{op}: logits must be on the CPU (their gradient has no CUDA kernel;"
-        " logits.detach() trains the heads), got cuda:0"
-    )
-
-
-def test_an_evaluation_of_such_logits_is_not_refused() -> None:
-    with torch.no_grad():
-        _arguments.require_logits_gradient("autodeco_loss", torch.device("cuda"), "logits.detach()")
-
-
 def row_arguments(dtype: torch.dtype) -> tuple[Any, ...]:
     logits, temperature, top_p, labels = random_arguments("peaked", 4, 37, dtype)
     labels[2] = IGNORE
@@ -231,7 +203,6 @@ def row_arguments(dtype: torch.dtype) -> tuple[Any, ...]:
     return logits, temperature, top_p, labels, torch.linspace(0, 1, 4), 0.6, IGNORE, *options
 
 
-@pytest.mark.logits_gradient
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_opcheck(device: torch.device, dtype: torch.dtype) -> None:
     inputs = tuple(x.to(device) if isinstance(x, torch.Tensor) else x for x in row_arguments(dtype))
@@ -260,7 +231,6 @@ def test_the_gradient_op_names_itself_in_its_errors_in_tracing_too(kind: str) ->
         OPS.autodeco_loss_logits_gradient(*inputs[:4], counted, counted.float(), *inputs[7:])
 
 
-@pytest.mark.logits_gradient
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"variant": "megatron", "reduction": "sum"}])
 def test_a_full_graph_compile_equals_eager(device: torch.device, options: dict[str, Any]) -> None:
@@ -283,7 +253,6 @@ def test_a_full_graph_compile_equals_eager(device: torch.device, options: dict[s
         torch.testing.assert_close(compiled, eager, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.logits_gradient
 def test_double_backward_says_that_there_is_none(backend: str) -> None:
     logits, temperature, top_p, labels = random_arguments("gaussian", 3, 20)
     for leaf in (temperature, top_p, logits):
@@ -296,7 +265,6 @@ def test_double_backward_says_that_there_is_none(backend: str) -> None:
             gradient.square().sum().backward()
 
 
-@pytest.mark.logits_gradient
 def test_without_gradients_nothing_is_recorded(backend: str) -> None:
     made = random_arguments("gaussian", 3, 20)
     leaves = [x.clone().requires_grad_() for x in made[:3]]

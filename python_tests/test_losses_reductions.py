@@ -54,7 +54,6 @@ def test_ignored_rows_are_not_read(backend: str) -> None:
             assert torch.equal(value[~ignored], wanted)
 
 
-@pytest.mark.logits_gradient
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("nothing", ["ignored", "dropped", "empty"])
 def test_nothing_to_count_is_a_differentiable_zero(
@@ -123,7 +122,6 @@ def test_drop_uniform_is_drawn_from_the_torch_generator() -> None:
 # Reductions, shapes, layouts
 
 
-@pytest.mark.logits_gradient
 @pytest.mark.parametrize("options", [RELEASED, MEGATRON], ids=["released", "megatron"])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_reductions_are_those_of_the_reference(
@@ -161,7 +159,6 @@ def test_the_parts_sum_to_the_loss(backend: str) -> None:
     assert torch.equal(alone, losses.top_p_loss)
 
 
-@pytest.mark.logits_gradient
 def test_soft_top_p_loss_alone_has_the_gradients_of_that_part(backend: str) -> None:
     logits, *parameters, labels = random_arguments("gaussian", 20, 50, seed=13)
     gradients = []
@@ -176,7 +173,6 @@ def test_soft_top_p_loss_alone_has_the_gradients_of_that_part(backend: str) -> N
         assert torch.equal(alone, part)
 
 
-@pytest.mark.logits_gradient
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_a_single_row_needs_no_batch(backend: str, reduction: str) -> None:
     arguments = random_arguments("gaussian", 1, 50, seed=14)
@@ -191,7 +187,6 @@ def test_a_single_row_needs_no_batch(backend: str, reduction: str) -> None:
     assert all(loss.shape == () for loss in results[1][:3])
 
 
-@pytest.mark.logits_gradient
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradients_have_the_dtypes_of_what_they_belong_to(backend: str, dtype: torch.dtype) -> None:
     got = run_losses(*random_arguments("gaussian", 4, 50, dtype), with_logits=True)

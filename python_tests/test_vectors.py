@@ -133,7 +133,6 @@ def test_the_losses_and_their_gradients_are_the_released_ones(vectors, dtype) ->
     assert_losses_and_gradients_are_released(vectors, loss, leaves, LOSS_TOLERANCE[dtype])
 
 
-@pytest.mark.logits_gradient
 def test_the_loss_op_and_its_gradients_are_the_released_ones(vectors, backend) -> None:
     leaves = tuple(
         vectors[name].clone().requires_grad_() for name in ("logits", "temperature", "top_p")

@@ -4,6 +4,7 @@
 
 #include "autodeco/filter_logits.h"
 #include "decide.cuh"
+#include "store.cuh"
 
 namespace autodeco::cuda {
 
@@ -81,27 +82,6 @@ __device__ __forceinline__ void filter_vector(const Quotient& quotient, const La
   }
 }
 
-struct alignas(16) FourFloats {
-  float value[4];
-};
-
-// Those of the eight that exist. 16 bytes at a time where the output is aligned to that.
-__device__ __forceinline__ void store_vector(float* output, int existing, bool aligned,
-                                             const float* values) {
-  if (aligned && existing >= kVector) {
-#pragma unroll
-    for (int i = 0; i < kVector; i += 4) {
-      *reinterpret_cast<FourFloats*>(output + i) = {
-          {values[i], values[i + 1], values[i + 2], values[i + 3]}};
-    }
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < kVector; ++i) {
-    if (i < existing) output[i] = values[i];
-  }
-}
-
 // By every block. Reads every logit before it writes the output of the same column, so that the
 // output may be the logits themselves.
 template <typename Element, bool kTeam>
@@ -110,7 +90,7 @@ __device__ __forceinline__ void write_segments(const FilterLogitsArguments& argu
                                                float* output, float temperature,
                                                const Command& command) {
   const Quotient quotient(temperature);
-  const bool aligned = reinterpret_cast<uintptr_t>(output) % sizeof(FourFloats) == 0;
+  const bool aligned = takes_vectors(output);
   const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   for (int segment = team.first_segment + static_cast<int>(gpu::warp_index());
        segment < team.last_segment; segment += num_warps) {

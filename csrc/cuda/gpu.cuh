@@ -178,7 +178,7 @@ __device__ __forceinline__ float float_of_half(uint16_t bits) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(bits));
   return result;
 }
-// Of a float that is a half exactly.
+// The nearest half; infinity beyond the largest.
 __device__ __forceinline__ uint16_t half_of_float(float value) {
   uint16_t bits;
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));

@@ -166,15 +166,17 @@ __device__ __forceinline__ bool counts_suffice(int num_values, const LossRow& kn
          room > 60.0f * known.top_p_temperature;
 }
 
+template <typename Items>
 __device__ __forceinline__ SoftTopPWalk walk_values(int num_values, const SoftTopPWalk& start,
-                                                    const LossRow& known, const LossSums& sums) {
+                                                    const LossRow& known, const LossSums& sums,
+                                                    Items& items) {
   const double temperature = static_cast<double>(known.top_p_temperature);
   const double max = static_cast<double>(sums.max);
   const double label_weight =
       exponential(-(max - static_cast<double>(known.label_logit)) / temperature);
   const double inverse = 1.0 / (sums.weight + label_weight);
   const double mean = sums.moment * inverse;
-  return walk_items(num_values, start, [&](int index) {
+  const auto item_of = [&](int index) {
     const int place = LossMemory::occurring()[index];
     const float logit = value_at_place(place);
     const double distance = (max - static_cast<double>(logit)) / temperature;
@@ -185,7 +187,8 @@ __device__ __forceinline__ SoftTopPWalk walk_values(int num_values, const SoftTo
     item.group.mass = item.count * item.group.probability;
     item.label_rank = logit == known.label_logit ? sums.label_rank : 0;
     return item;
-  });
+  };
+  return walk_items(num_values, start, item_of, items);
 }
 
 }  // namespace autodeco::cuda

@@ -193,9 +193,8 @@ __device__ __forceinline__ void push_key(uint32_t* list, uint32_t* size, uint32_
   if (place < capacity) list[place] = key;
 }
 
-// The heavy tokens' keys, sorted, the highest first. Ends with a barrier.
-__device__ __forceinline__ void sort_heavy(uint32_t count) {
-  uint32_t* keys = LossMemory::heavy_keys();
+// The highest first. The list has room for a power of two. Ends with a barrier.
+__device__ __forceinline__ void sort_descending(uint32_t* keys, uint32_t count) {
   uint32_t size = 1;
   while (size < count) size *= 2;
   for (uint32_t i = count + gpu::thread_index(); i < size; i += gpu::num_threads()) keys[i] = 0;

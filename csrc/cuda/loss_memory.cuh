@@ -143,6 +143,36 @@ struct LossLists {
   int label_index;  // of the label in the list; -1: it is lighter
 };
 
+// The gradient of a row with respect to its logits is, at token k, weight_k (per_h h_k + constant +
+// (k counts for the label ? edge : 0)) + other_weight_k other, for the weights at the temperatures
+// of the two losses, relative to the largest. The label has what makes the sum zero. See
+// loss_shares.cuh for h.
+struct LogitFactors {
+  double per_h;
+  double constant;
+  double tail;  // sum of u over the tail, times the steepness
+  float edge;
+  float other;
+
+  // Finite, also the sum of three of them, so that tokens without weight get 0 however small T is.
+  __device__ __forceinline__ static float bounded(double factor) {
+    constexpr double kMost = static_cast<double>(std::numeric_limits<float>::max()) / 4.0;
+    const double below = factor > kMost ? kMost : factor;
+    return static_cast<float>(below < -kMost ? -kMost : below);
+  }
+  __device__ __forceinline__ float of_h(double h) const { return bounded(per_h * h + constant); }
+};
+
+// Of the gradient's kernel alone.
+struct LogitGradientHead {
+  LogitFactors factors;
+  float dust;  // share of the tokens that no table has, then their factor; NaN: they have no share
+  float lowest_heavy_logit;
+  uint32_t num_pushed;
+  // Of the heavy tokens in rank order: their shares, then their factors.
+  float by_rank[kHeavyCapacity];
+};
+
 struct LossHead {
   double scratch_double[kMaxWarps];
   uint64_t scratch64[kMaxWarps];
@@ -189,6 +219,9 @@ struct LossMemory {
   __device__ __forceinline__ static uint16_t* piece_max() {
     return reinterpret_cast<uint16_t*>(gathered_keys() + kGatherCapacity);
   }
+  __device__ __forceinline__ static LogitGradientHead* logit_gradient(int num_segments) {
+    return reinterpret_cast<LogitGradientHead*>(piece_max() + num_segments * kLossPieces);
+  }
 };
 
 inline size_t loss_shared_memory_bytes(int64_t vocab) {
@@ -197,7 +230,13 @@ inline size_t loss_shared_memory_bytes(int64_t vocab) {
          segments * kLossPieces * sizeof(uint16_t);
 }
 
+inline size_t loss_gradient_shared_memory_bytes(int64_t vocab) {
+  return loss_shared_memory_bytes(vocab) + sizeof(LogitGradientHead);
+}
+
 static_assert(sizeof(LossHead) % 8 == 0);
+static_assert((kLossValues + 1 + kHeavyCapacity + kGatherCapacity) % 2 == 0);
+static_assert(kHeavyCapacity <= kGatherCapacity);
 static_assert(kLossBins % kLossThreads == 0 && kSubBins % kLossThreads == 0);
 static_assert(sizeof(LossBins) <= (kLossValues + 1) * sizeof(uint32_t));
 static_assert((kHeavyCapacity + kGatherCapacity) * sizeof(uint32_t) >=

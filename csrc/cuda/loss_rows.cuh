@@ -57,7 +57,7 @@ __device__ __forceinline__ void list_tokens(const Row<Element>& row, const LossR
     split_equals(crossing, crossing.range_mass, crossing.range_moment, crossing.count,
                  start.exclusive);
   }
-  sort_heavy(lists.num_heavy);
+  sort_descending(LossMemory::heavy_keys(), lists.num_heavy);
   lists.label_index = -1;
   const uint32_t label_key = order_key(known.label_logit);
   uint32_t above = 0;
@@ -104,9 +104,11 @@ __device__ __forceinline__ void sum_listed(const LossRow& known, const StreamedR
   keep(LossMemory::head()->sums, sums);
 }
 
+template <typename Items>
 __device__ __forceinline__ SoftTopPWalk walk_listed(const SoftTopPWalk& start, const LossRow& known,
                                                     const StreamedRow& streamed,
-                                                    const LossLists& lists, const LossSums& sums) {
+                                                    const LossLists& lists, const LossSums& sums,
+                                                    Items& items) {
   LossHead* head = LossMemory::head();
   const double temperature = static_cast<double>(known.top_p_temperature);
   const double label_distance =
@@ -129,7 +131,7 @@ __device__ __forceinline__ SoftTopPWalk walk_listed(const SoftTopPWalk& start, c
   const int lowest = streamed.top - static_cast<int>(kLossBins);
   const int num_light = lists.heavy_bin - 1 - lowest;
   const int label_bin = streamed.grid.bin(known.label_logit);
-  return walk_items(num_heavy + num_light + 1, start, [&](int index) {
+  const auto item_of = [&](int index) {
     LossItem item;
     if (index < num_heavy) {
       const double distance =
@@ -168,7 +170,8 @@ __device__ __forceinline__ SoftTopPWalk walk_listed(const SoftTopPWalk& start, c
           distance_of_key(order_key(crossing.highest_logit), streamed.max, temperature);
     }
     return item;
-  });
+  };
+  return walk_items(num_heavy + num_light + 1, start, item_of, items);
 }
 
 // Fills in the sums at the temperature of the temperature loss. By one thread.

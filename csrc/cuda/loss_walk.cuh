@@ -61,11 +61,20 @@ __device__ __forceinline__ void add_item(SoftTopPWalk& walk, const LossItem& ite
   }
 }
 
-// The sums of a walk over item_of(0), item_of(1), ...; the same in every thread. Where an item
-// holds the label apart, its standing is in head()->label_at.
-template <typename ItemOf>
+// What a walk does with its items, where nothing but their sums is wanted. Where an item holds the
+// label apart, its standing is in head()->label_at.
+struct SumItems {
+  __device__ __forceinline__ void add(SoftTopPWalk& walk, const LossItem& item) {
+    add_item(walk, item);
+  }
+  // By all threads, one item each; `walk` has added it.
+  __device__ __forceinline__ void after(int, const LossItem&, const SoftTopPWalk&) {}
+};
+
+// The sums of a walk over item_of(0), item_of(1), ...; the same in every thread.
+template <typename ItemOf, typename Items>
 __device__ __forceinline__ SoftTopPWalk walk_items(int num_items, const SoftTopPWalk& start,
-                                                   ItemOf item_of) {
+                                                   ItemOf item_of, Items& items) {
   LossHead* head = LossMemory::head();
   SoftTopPWalk sums = start;
   double mass_before = 0.0;
@@ -81,17 +90,18 @@ __device__ __forceinline__ SoftTopPWalk walk_items(int num_items, const SoftTopP
     const double mass_upto =
         block_inclusive_sum(item.group.mass, head->scratch_double, &mass_total);
     const double slope_upto = block_inclusive_sum(slope, head->scratch_double, &slope_total);
+    SoftTopPWalk walk = start;
     if (item.count != 0) {
-      SoftTopPWalk walk = start;
       const double left = 1.0 - (mass_before + (mass_upto - item.group.mass));
       walk.remaining = left > 0.0 ? left : 0.0;
       walk.slope = slope_before + (slope_upto - slope);
-      add_item(walk, item);
+      items.add(walk, item);
       sums.head += walk.head;
       sums.tail += walk.tail;
       sums.trend += walk.trend;
       sums.leaning += walk.leaning;
     }
+    items.after(index, item, walk);
     mass_before += mass_total;
     slope_before += slope_total;
   }

@@ -94,6 +94,16 @@ struct Row {
     return reinterpret_cast<uintptr_t>(data) % sizeof(gpu::Words4) == 0;
   }
 
+  __device__ __forceinline__ float load_one(int column) const {
+    if constexpr (sizeof(Element) == 4) {
+      return gpu::load(data + column);
+    } else {
+      Element element;
+      element.bits = gpu::load(reinterpret_cast<const uint16_t*>(data) + column);
+      return to_float(element);
+    }
+  }
+
   // Eight consecutive columns; -inf beyond the last one.
   __device__ __forceinline__ void load_vector(int begin, float* logits) const {
     if (aligned() && begin + kVector <= columns) {
@@ -124,16 +134,6 @@ struct Row {
   }
 
  private:
-  __device__ __forceinline__ float load_one(int column) const {
-    if constexpr (sizeof(Element) == 4) {
-      return gpu::load(data + column);
-    } else {
-      Element element;
-      element.bits = gpu::load(reinterpret_cast<const uint16_t*>(data) + column);
-      return to_float(element);
-    }
-  }
-
   __device__ __forceinline__ void load_whole_vector(int begin, float* logits) const {
     if constexpr (sizeof(Element) == 4) {
       const gpu::Words4 low = gpu::load_words4(data + begin);

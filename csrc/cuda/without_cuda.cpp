@@ -1,5 +1,6 @@
 // Stands in for the .cu files in a build without CUDA, so that csrc/ops is the same in both.
 #include "autodeco_loss.h"
+#include "autodeco_loss_gradient.h"
 #include "distribution_stats.h"
 #include "filter_logits.h"
 #include "floor.h"
@@ -20,6 +21,7 @@ int launch_distribution_stats(const DistributionStatsArguments&, void*) { return
 int use_device(int) { return kNotBuilt; }
 int launch_predict_parameters(const PredictParametersArguments&, void*) { return kNotBuilt; }
 int launch_autodeco_loss(const AutodecoLossArguments&, void*) { return kNotBuilt; }
+int launch_autodeco_loss_gradient(const AutodecoLossGradientArguments&, void*) { return kNotBuilt; }
 int launch_floor(const FloorArguments&, void*) { return kNotBuilt; }
 int read_value(const void*, void*, size_t) { return kNotBuilt; }
 const char* error_text(int) {

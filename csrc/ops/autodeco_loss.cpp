@@ -6,6 +6,7 @@
 
 #include "../cpu/isa.h"
 #include "../cuda/autodeco_loss.h"
+#include "../cuda/autodeco_loss_gradient.h"
 #include "device.h"
 
 namespace autodeco::ops {
@@ -127,11 +128,6 @@ Tensor autodeco_loss_logits_gradient(const Tensor& logits, const Tensor& tempera
                                      bool megatron, bool exclusive, double steepness,
                                      double temperature_clamp, double top_p_temperature_clamp,
                                      double mass_eps, double probability_eps) {
-  if (is_on_cuda(logits)) {
-    fail(kGradientOp,
-         "logits must be on the CPU (their gradient has no CUDA kernel; logits.detach() trains the "
-         "heads), got a CUDA tensor");
-  }
   AutodecoLossGradientArguments arguments;
   set_rows(kGradientOp, logits, temperature, top_p, labels, arguments);
   arguments.options = loss_options(kGradientOp, megatron, exclusive, steepness, temperature_clamp,
@@ -145,9 +141,8 @@ Tensor autodeco_loss_logits_gradient(const Tensor& logits, const Tensor& tempera
                                  .const_data_ptr<float>();
   const Tensor gradient = allocate(logits, shape_of(logits), logits.scalar_type());
   arguments.gradient = gradient.mutable_data_ptr();
-  for_rows(arguments.layout, [&](int64_t begin, int64_t end) {
-    cpu::active_kernels().autodeco_loss_gradient(arguments, begin, end);
-  });
+  run_rows<&cuda::launch_autodeco_loss_gradient>(kGradientOp, logits, arguments,
+                                                 cpu::active_kernels().autodeco_loss_gradient);
   return gradient;
 }
 

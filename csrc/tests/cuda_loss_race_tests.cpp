@@ -1,5 +1,5 @@
-// The loss kernel with one barrier removed at a time. Built with -fsanitize=thread.
-#include "emulated_loss.h"
+// The kernels of the losses with one barrier removed at a time. Built with -fsanitize=thread.
+#include "emulated_loss_gradient.h"
 #include "emulated_races.h"
 
 namespace {
@@ -30,6 +30,10 @@ void run_all_paths() {
         expect(std::fabs(got.losses[i] - wanted.losses[i]) <= 2e-5 * wanted.losses[i] + 1e-15,
                "loss of a row of " + std::to_string(vocab));
       }
+      const Upstream upstream(1, 1.0f, 1.0f);
+      const LogitsGradient<Element> gradient = logits_gradient(batch, inputs, upstream);
+      expect(miss_of_row(batch.rows[0], inputs, 0, upstream, gradient.values.data()) <= 1.0,
+             "gradient of a row of " + std::to_string(vocab));
     }
   };
   const auto run = [&](RowKind kind, int vocab, float temperature, float top_p) {

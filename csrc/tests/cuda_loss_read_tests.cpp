@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <optional>
 
-#include "emulated_loss.h"
+#include "emulated_loss_gradient.h"
 
 namespace {
 
@@ -53,6 +53,12 @@ const Case kCases[] = {
     {"uniform and 1e-12, T = 1e4", RowKind::kUniform, 1e4f, 0.5f, 4, 4, 4, 0.01f, 1e-12f},
 };
 
+// Reads of the gradient of the logits, less those of the losses.
+struct {
+  double low = 1e9;
+  double high = 0.0;
+} gradient_more;
+
 template <typename Element>
 double judge(const Case& example, const std::vector<float>& row, double bound) {
   const Batch<Element> batch({row}, 0);
@@ -71,6 +77,16 @@ double judge(const Case& example, const std::vector<float>& row, double bound) {
     expect(reads >= 1.0 && reads <= bound,
            std::string(example.name) + ": " + std::to_string(reads));
     most = std::max(most, reads);
+    const LogitsGradient<Element> gradient =
+        logits_gradient(batch, inputs, Upstream(1, 1.0f, 1.0f));
+    const double more = static_cast<double>(gradient.bytes_loaded - result.bytes_loaded) /
+                        (sizeof(Element) * static_cast<double>(kVocab));
+    // Heavy tokens are read once more when they have been sorted.
+    expect(
+        more >= 1.0 && more <= 1.0 + cuda::kHeavyCapacity / static_cast<double>(kVocab),
+        std::string(example.name) + ", gradient of the logits: " + std::to_string(more) + " more");
+    gradient_more.low = std::min(gradient_more.low, more);
+    gradient_more.high = std::max(gradient_more.high, more);
   }
   return most;
 }
@@ -88,6 +104,8 @@ int main() {
     const double float32 = judge<float>(example, row, example.float32);
     std::printf("%-40s %8.3f %8.3f %8.3f\n", example.name, bfloat16, float16, float32);
   }
+  std::printf("gradient of the logits: %.3f to %.3f reads more\n", gradient_more.low,
+              gradient_more.high);
   std::printf("%s\n",
               failures == 0 ? "emulated loss reads: all passed" : "emulated loss reads: FAILED");
   return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;

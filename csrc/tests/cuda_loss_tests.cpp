@@ -71,31 +71,6 @@ void judge_row(const std::vector<float>& row, int64_t label, float temperature, 
   }
 }
 
-int64_t choose_label(const std::vector<float>& row, float temperature, float top_p,
-                     std::mt19937_64& random) {
-  const Oracle oracle(row, temperature);
-  const int n = static_cast<int>(row.size());
-  int rank = 0;
-  switch (random() % 5) {
-    case 0:
-      break;
-    case 1:
-      rank = static_cast<int>(random() % std::min(n, 20));
-      break;
-    case 2:
-      rank = static_cast<int>(random() % n);
-      break;
-    default: {  // around the cut
-      double total = 0.0, running = 0.0;
-      for (const double weight : oracle.weight) total += weight;
-      while (rank < n - 1 && running <= top_p * total)
-        running += oracle.weight[oracle.order[rank++]];
-      rank += static_cast<int>(random() % 5) - 2;
-    }
-  }
-  return oracle.order[std::clamp(rank, 0, oracle.num_finite - 1)];
-}
-
 template <typename Element>
 void losses_are_those_of_the_sorted_row(int trials, uint64_t seed) {
   std::mt19937_64 random(seed);

@@ -71,6 +71,32 @@ inline std::vector<float> make_clusters(int vocab, std::mt19937_64& random) {
   return row;
 }
 
+// The first token, one of the next, any, or one around the cut.
+inline int64_t choose_label(const std::vector<float>& row, float temperature, float top_p,
+                            std::mt19937_64& random) {
+  const Oracle oracle(row, temperature);
+  const int n = static_cast<int>(row.size());
+  int rank = 0;
+  switch (random() % 5) {
+    case 0:
+      break;
+    case 1:
+      rank = static_cast<int>(random() % std::min(n, 20));
+      break;
+    case 2:
+      rank = static_cast<int>(random() % n);
+      break;
+    default: {  // around the cut
+      double total = 0.0, running = 0.0;
+      for (const double weight : oracle.weight) total += weight;
+      while (rank < n - 1 && running <= top_p * total)
+        running += oracle.weight[oracle.order[rank++]];
+      rank += static_cast<int>(random() % 5) - 2;
+    }
+  }
+  return oracle.order[std::clamp(rank, 0, oracle.num_finite - 1)];
+}
+
 // The losses and gradients of one row in float64, from a stable sort.
 struct LossOracle {
   std::vector<int> order;

@@ -1,16 +1,10 @@
-// The training losses by a sort in float64, and rows to run the CPU kernels on.
+// The training losses and all their gradients by a sort in float64.
 #pragma once
 
 #include <bit>
-#include <memory>
 
 #include "autodeco/autodeco_loss.h"
 #include "emulated_rows.h"
-#include "isa.h"
-
-namespace autodeco::cpu::AUTODECO_ISA {
-const KernelTable& kernels();
-}
 
 namespace autodeco::tests {
 
@@ -24,6 +18,7 @@ struct Exact {
   double scales[3];  // what the terms of a gradient would be without their signs
   double margin;     // distance of P from the nearest C
   std::vector<double> of_logits[2];
+  double edge;  // of_logits[1] of tokens that count in C of the label have this times p more
 };
 
 inline Exact exact_losses(const std::vector<float>& row, double temperature, double top_p,
@@ -115,6 +110,7 @@ inline Exact exact_losses(const std::vector<float>& row, double temperature, dou
   const double mean = -r + r / total * (head + tail - a * leaning) + (one ? a * r * c[label] : 0.0);
   exact.of_logits[1].resize(vocab);
   double later = 0.0;  // U
+  exact.edge = one ? unit_weight / tp * a * r : 0.0;
   bool upto_label = false;
   double sum = 0.0;
   for (size_t place = vocab; place-- > 0;) {
@@ -132,56 +128,5 @@ inline Exact exact_losses(const std::vector<float>& row, double temperature, dou
   exact.of_logits[1][label] = -sum;
   return exact;
 }
-
-// Rows in buffers of their exact size.
-struct Batch {
-  std::vector<float> temperature, top_p, losses, gradients;
-  std::vector<int64_t> labels;
-  std::unique_ptr<bool[]> counted;
-  std::vector<RowStatus> status;
-  AutodecoLossArguments arguments;
-
-  Batch(const void* logits, DType dtype, int64_t rows, int64_t vocab)
-      : temperature(rows, 1.0f),
-        top_p(rows, 0.5f),
-        losses(2 * rows),
-        gradients(3 * rows),
-        labels(rows),
-        counted(new bool[2 * rows]),
-        status(rows, RowStatus::kNoFiniteLogit) {
-    arguments.logits = logits;
-    arguments.dtype = dtype;
-    arguments.layout.num_rows = arguments.layout.sizes[0] = rows;
-    arguments.layout.vocab = arguments.layout.strides[0] = vocab;
-    arguments.layout.num_dims = 1;
-    arguments.temperature = temperature.data();
-    arguments.top_p = top_p.data();
-    arguments.labels = labels.data();
-    arguments.losses = losses.data();
-    arguments.gradients = gradients.data();
-    arguments.counted = counted.get();
-    arguments.status = status.data();
-  }
-  void run() {
-    cpu::AUTODECO_ISA::kernels().autodeco_loss(arguments, 0, arguments.layout.num_rows);
-  }
-  template <typename Element>
-  std::vector<Element> gradient_of_logits(const std::vector<float>& of_losses) {
-    std::vector<Element> output(arguments.layout.num_rows * arguments.layout.vocab);
-    AutodecoLossGradientArguments backward;
-    backward.logits = arguments.logits;
-    backward.dtype = arguments.dtype;
-    backward.layout = arguments.layout;
-    backward.temperature = temperature.data();
-    backward.top_p = top_p.data();
-    backward.labels = labels.data();
-    backward.counted = counted.get();
-    backward.loss_gradients = of_losses.data();
-    backward.options = arguments.options;
-    backward.gradient = output.data();
-    cpu::AUTODECO_ISA::kernels().autodeco_loss_gradient(backward, 0, arguments.layout.num_rows);
-    return output;
-  }
-};
 
 }  // namespace autodeco::tests

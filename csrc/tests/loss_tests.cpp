@@ -3,8 +3,8 @@
 #include <cstdlib>
 
 #include "autodeco/soft_top_p.h"
-#include "loss_oracle.h"
 #include "native_isa.h"
+#include "native_loss.h"
 
 namespace {
 

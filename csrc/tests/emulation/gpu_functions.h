@@ -153,9 +153,13 @@ inline uint16_t half_of_float(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint32_t sign = bits >> 16 & 0x8000u;
   const float magnitude = std::fabs(value);
-  if (magnitude < 0x1p-14f) return sign | static_cast<uint32_t>(magnitude * 0x1p24f);
-  if (std::isinf(value)) return sign | 0x7c00u;
-  return sign | ((bits & 0x7fffffffu) - (112u << 23)) >> 13;
+  if (std::isnan(value)) return sign | 0x7fffu;
+  if (magnitude < 0x1p-14f) {
+    return sign | static_cast<uint32_t>(std::nearbyint(magnitude * 0x1p24f));
+  }
+  if (magnitude >= 65520.0f) return sign | 0x7c00u;
+  const uint32_t rebased = (bits & 0x7fffffffu) - (112u << 23);
+  return sign | (rebased + 0xfffu + (rebased >> 13 & 1u)) >> 13;
 }
 
 struct Launch {

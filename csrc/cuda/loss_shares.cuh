@@ -1,0 +1,104 @@
+// What the gradient of the logits takes from the order of the tokens: h = m - a U of every token,
+// U the sum of u over the tail from the token on (soft_top_p.h). All but the sum over the whole
+// tail is known when the walk has reached the token: h = share - a (sum of u over the tail), and
+// the share of a token is m + a (sum of u before it).
+#pragma once
+
+#include "loss_walk.cuh"
+
+namespace autodeco::cuda {
+
+// Leaves the share of each item in a table: of heavy tokens by rank, ties in turn; of others the
+// mean by mass. Over light tokens the share hardly changes, since m and a U decay alike.
+template <typename Table>
+class ShareItems {
+ public:
+  __device__ __forceinline__ ShareItems(Table& table, float* by_rank)
+      : table_(table), by_rank_(by_rank) {}
+
+  __device__ __forceinline__ void add(SoftTopPWalk& walk, const LossItem& item) {
+    const TokenGroup& group = item.group;
+    if (item.label_rank != 0) {
+      SoftTopPWalk at_label = walk;
+      at_label.pass((item.label_rank - 1) * group.probability, group.lambda);
+      LossMemory::head()->label_at = at_label.standing(group.probability, group.lambda);
+    } else if (item.equal && item.label_mass > 0.0) {
+      note_label(walk, item);
+    }
+    passed_ = walk.passed();
+    if (item.equal && item.count == 1) {
+      walk.add(group.probability, group.lambda);
+      kept_mass_ = walk.exclusive ? 0.0 : walk.tail * group.probability;
+    } else {
+      kept_mass_ = walk.add(group, head_of(walk, item)).kept_mass;
+    }
+  }
+
+  __device__ __forceinline__ void after(int index, const LossItem& item, const SoftTopPWalk& walk) {
+    LossHead* head = LossMemory::head();
+    double tail_total;
+    uint32_t count_total;
+    const double tail_upto = block_inclusive_sum(walk.tail, head->scratch_double, &tail_total);
+    const uint32_t upto = block_inclusive_sum(item.count, head->scratch32, &count_total);
+    const double tail = tail_before_ + (tail_upto - walk.tail);
+    const uint32_t rank = rank_before_ + (upto - item.count);
+    tail_before_ += tail_total;
+    rank_before_ += count_total;
+    if (item.count == 0) return;
+    if (table_.is_heavy(index, item, rank)) {
+      table_.keep_heavy(index, rank);
+      keep_ties(item, walk, tail, rank);
+    } else {
+      table_.keep_light(index, static_cast<float>(mean_share(item.group, walk, tail)));
+    }
+  }
+
+ private:
+  __device__ __forceinline__ static HeadPart head_of(const SoftTopPWalk& walk,
+                                                     const LossItem& item) {
+    if (item.head_share >= 0.0) return {item.head_share * item.group.mass, item.head_lambda};
+    if (!walk.crosses(item.group)) return walk.all_or_nothing(item.group);
+    return item.equal ? walk.head_of_equals(item.group) : walk.head_of_light(item.group);
+  }
+
+  // `walk` began at the item: its head and tail are those of the item.
+  __device__ __forceinline__ double mean_share(const TokenGroup& group, const SoftTopPWalk& walk,
+                                               double tail) const {
+    const double a = walk.steepness;
+    if (!(group.mass > 0.0)) return walk.decay(passed_) + a * tail;
+    const double tail_mass = group.mass - walk.head;
+    const double pulled = tail_mass * (tail + walk.tail) - kept_mass_;
+    return (walk.head + walk.tail + a * pulled) / group.mass;
+  }
+
+  // In the order of their rank, which is that of their columns.
+  __device__ __forceinline__ void keep_ties(const LossItem& item, const SoftTopPWalk& walk,
+                                            double tail, uint32_t rank) {
+    const double a = walk.steepness;
+    const double probability = item.group.probability;
+    const uint32_t num_head = static_cast<uint32_t>(rint(walk.head / probability));
+    const double first = passed_ + (num_head + (walk.exclusive ? 0.0 : 1.0)) * probability;
+    const double step = item.count > 1 ? exponential(-a * probability) : 1.0;
+    double decay = exponential(-a * (first - walk.top_p));
+#pragma unroll 1
+    for (uint32_t i = 0; i < item.count; ++i) {
+      double share = 1.0 + a * tail;
+      if (i >= num_head) {
+        const double kept = probability * decay;
+        share = decay + a * (walk.exclusive ? tail + kept : tail);
+        tail += kept;
+        decay *= step;
+      }
+      by_rank_[rank + i] = static_cast<float>(share);
+    }
+  }
+
+  Table& table_;
+  float* by_rank_;
+  double passed_ = 0.0;     // before the item
+  double kept_mass_ = 0.0;  // GroupShare of the item
+  double tail_before_ = 0.0;
+  uint32_t rank_before_ = 0;
+};
+
+}  // namespace autodeco::cuda
