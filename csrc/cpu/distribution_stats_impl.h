@@ -80,7 +80,8 @@ template <typename Element>
 Moments row_moments(const Row<Element>& row, const Scaling& scaling, RowSummary& summary) {
   BlockMoments of_block[kMaxBlocks];
   with_plainness(scaling, [&](auto plain) {
-    read_blocks(row, summary, [&](int number, const Block<Element>& block, float max) {
+    read_blocks(row, summary, [&](int number, const Block<Element>& block, float& max) {
+      max = block_max(block);
       // A masked block is read as well: NaN may hide in it.
       of_block[number] = block_moments<plain()>(block, scaling, max > -kInfinity ? max : 0.0f);
       return of_block[number].weight != of_block[number].weight;
