@@ -282,13 +282,13 @@ void a_blind_sample_ends_in_histograms() {
     summarize(row, &scaling, search->summary);
     // Only a histogram of the row has so many bins.
     constexpr uint32_t kUntouched = 0xabcdefu;
-    search->histogram.count[1000] = kUntouched;
+    search->coarse.count[1000] = kUntouched;
     FilterParameters filters;
     filters.temperature.value = 1.0f;
     filters.top_p.value = top_p;
     filters.valid_vocab.value = kColumns;
     const KeptSet kept = KeptSetFinder(row, scaling, *search).find(filters, 0);
-    expect(search->histogram.count[1000] != kUntouched, "the histogram is used");
+    expect(search->coarse.count[1000] != kUntouched, "the histogram is used");
     expect(kept_length_is_right(logits, 1.0f, top_p, 0, kept.count), "and right");
   }
 }
