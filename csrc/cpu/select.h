@@ -147,12 +147,17 @@ inline PrefixEnd select_in_list(const CandidateList& list, Measure measure, uint
   uint32_t few_keys[kFew];
   uint64_t few_masses[kFew];
   int size = 0;
-  for (int i = 0; i < list.size; ++i) {
-    const uint32_t key = order_key(list.logits[i]);
-    if (key < keys.low || key > keys.high) continue;
-    few_keys[size] = key;
-    few_masses[size] = list.masses[i];
-    ++size;
+  const Floats low = splat(logit_of_key(keys.low));
+  const Floats high = splat(logit_of_key(keys.high));
+  for (int i = 0; i < list.size; i += kLanes) {
+    const Floats logits = load(list.logits + i);
+    uint32_t chosen = bits_of(at_least(logits, low) & at_least(high, logits));
+    for (; chosen != 0; chosen &= chosen - 1) {
+      const int place = i + __builtin_ctz(chosen);
+      few_keys[size] = order_key(list.logits[place]);
+      few_masses[size] = list.masses[place];
+      ++size;
+    }
   }
   return end_among_few(few_keys, few_masses, size, measure, target, above);
 }
