@@ -181,12 +181,26 @@ void read_blocks(const Row<Element>& row, RowSummary& summary, Read&& read) {
   while (row[summary.argmax] != summary.max) ++summary.argmax;
 }
 
-// Maxima, and the masses at `scaling` where that is not null: one read of the row.
-//
-// Weights are relative to the maximum of an earlier block, so that one loop finds maximum and sum:
-// with the block's own, there would be nothing to do while its logits come from memory. A float is
-// as precise at any scale. The reference changes only where it must, because a block that waits for
+// Calls read(reference), which returns the maximum of the block and sums of weights relative to the
+// reference: the maximum of an earlier block, so that one loop finds maximum and sums. With the
+// block's own, there would be nothing to do while its logits come from memory. A float is as
+// precise at any scale. The reference changes only where it must, because a block that waits for
 // the maximum of the one before takes longer.
+template <typename Element, typename Read>
+auto read_relative(const Block<Element>& block, const Scaling& scaling, float& reference,
+                   Read&& read) {
+  // So that an exponent is rounded by 5e-7 at most where tokens are heavier than the reference.
+  constexpr float kMostBitsAbove = 4.0f;
+  if (reference > -kInfinity) {
+    const auto found = read(reference);
+    if (!(scaling.exponents(splat(found.max), reference)[0] > kMostBitsAbove)) return found;
+  }
+  reference = block_max(block);
+  // A masked block is read as well: NaN may hide in it.
+  return read(reference > -kInfinity ? reference : 0.0f);
+}
+
+// Maxima, and the masses at `scaling` where that is not null: one read of the row.
 template <typename Element>
 void summarize(const Row<Element>& row, const Scaling* scaling, RowSummary& summary) {
   if (scaling == nullptr) {
@@ -196,31 +210,18 @@ void summarize(const Row<Element>& row, const Scaling* scaling, RowSummary& summ
     });
     return;
   }
-  // So that an exponent is rounded by 5e-7 at most where tokens are heavier than the reference.
-  constexpr float kMostBitsAbove = 4.0f;
   float block_sum[kMaxBlocks];
   alignas(64) float references[kMaxBlocks];
   float reference = -kInfinity;
   with_plainness(*scaling, [&](auto plain) {
     read_blocks(row, summary, [&](int number, const Block<Element>& block, float& max) {
-      float sum = 0.0f;
-      if (reference > -kInfinity) {
-        const MaxAndWeight found = block_max_and_weight<plain()>(block, *scaling, reference);
-        max = found.max;
-        sum = found.weight;
-      }
-      // A block far below the reference has no mass.
-      if (!(reference > -kInfinity) ||
-          scaling->exponents<plain()>(splat(max), reference)[0] > kMostBitsAbove) {
-        max = block_max(block);
-        // A masked block is read as well: NaN may hide in it.
-        const bool masked = !(max > -kInfinity);
-        sum = block_weight<plain()>(block, *scaling, masked ? 0.0f : max);
-        reference = max;
-      }
-      block_sum[number] = sum;
+      const MaxAndWeight found = read_relative(block, *scaling, reference, [&](float relative_to) {
+        return block_max_and_weight<plain()>(block, *scaling, relative_to);
+      });
+      max = found.max;
+      block_sum[number] = found.weight;  // none where the block lies far below the reference
       references[number] = reference;
-      return sum != sum;
+      return found.weight != found.weight;
     });
   });
   if (summary.status != RowStatus::kValid) return;
