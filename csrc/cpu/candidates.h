@@ -18,7 +18,8 @@ struct CandidateList {
   static constexpr int kRoom = kListCapacity - kBlock;  // so many always fit
 
   int size = 0;
-  bool complete = true;  // false: there was no room for all
+  bool complete = true;         // false: there was no room for all
+  int block_count[kMaxBlocks];  // tokens of the interval in each block, listed or only counted
   alignas(64) float logits[kListCapacity + kLanes];
   alignas(64) int32_t columns[kListCapacity + kLanes];
   alignas(64) uint64_t masses[kListCapacity + kLanes];
@@ -193,6 +194,7 @@ Measured measure_interval(const Row<Element>& row, const Scaling& scaling, Inter
   with_plainness(scaling, [&](auto plain) {
     for (int number = 0; number < row.num_blocks(); ++number) {
       summary.block_mass[number] = 0;
+      list.block_count[number] = 0;
       if (summary.block_max[number] < low) continue;
       if (!list.has_room() && !one_key && when_full == WhenFull::kStop) {
         list.complete = false;
@@ -202,12 +204,16 @@ Measured measure_interval(const Row<Element>& row, const Scaling& scaling, Inter
       const bool any_above = summary.block_max[number] > high;
       const bool has_room = list.has_room();
       if (!has_room) list.complete = false;
+      const int listed_before = list.size;
       if (!any_above && has_room) {
         list_block(block, low, list);
+        list.block_count[number] = list.size - listed_before;
         continue;
       }
       if (!any_above && one_key) {
-        measured.inside.count += count_equal(block, low);
+        const uint64_t ties = count_equal(block, low);
+        list.block_count[number] = static_cast<int>(ties);
+        measured.inside.count += ties;
         continue;
       }
       const BlockSums sums =
@@ -215,7 +221,9 @@ Measured measure_interval(const Row<Element>& row, const Scaling& scaling, Inter
                    : weigh_block<plain(), false>(block, scaling, max, low, high, list);
       summary.block_mass[number] = mass_of_sum(sum_of_lanes(sums.weights_above));
       measured.above.add({count_of(sums.above), summary.block_mass[number]});
-      measured.inside.add({count_of(sums.inside), mass_of_sum(sum_of_lanes(sums.weights_inside))});
+      const uint64_t counted = count_of(sums.inside);
+      measured.inside.add({counted, mass_of_sum(sum_of_lanes(sums.weights_inside))});
+      list.block_count[number] = list.size - listed_before + static_cast<int>(counted);
     }
   });
   list.weigh(scaling, max);

@@ -39,8 +39,12 @@ struct LargestLogits {
   }
 };
 
-// What the first read sums up over a block, of weights w relative to the block's own maximum.
+// Below this exponent no weight matters, and above it no square of one is subnormal.
+constexpr float kLeastExponent = -60.0f;
+
+// What the first read sums up over a block, of weights w relative to a reference.
 struct BlockMoments {
+  float max;
   float weight;
   float exponent;  // of w log2(w)
   float square;    // of w^2
@@ -49,12 +53,13 @@ struct BlockMoments {
 template <bool kPlain, typename Element>
 BlockMoments block_moments(const Block<Element>& block, const Scaling& scaling, float reference) {
   constexpr int kChains = 2;
+  Floats largest[kChains] = {splat(-kInfinity), splat(-kInfinity)};
   Floats weight[kChains] = {};
   Floats exponent[kChains] = {};
   Floats square[kChains] = {};
   const auto add = [&](int chain, Floats logits) {
-    // Below 2^-60 of the block's largest no weight matters, and no square is subnormal.
-    const Floats x = larger(splat(-60.0f), scaling.exponents<kPlain>(logits, reference));
+    largest[chain] = larger(largest[chain], logits);
+    const Floats x = larger(splat(kLeastExponent), scaling.exponents<kPlain>(logits, reference));
     const Floats w = exp2_in_range(x);
     weight[chain] += w;
     exponent[chain] += w * x;
@@ -65,8 +70,8 @@ BlockMoments block_moments(const Block<Element>& block, const Scaling& scaling, 
     add(0, logits.first);
     add(1, logits.second);
   }
-  return {sum_of_lanes(weight[0] + weight[1]), sum_of_lanes(exponent[0] + exponent[1]),
-          sum_of_lanes(square[0] + square[1])};
+  return {largest_lane(larger(largest[0], largest[1])), sum_of_lanes(weight[0] + weight[1]),
+          sum_of_lanes(exponent[0] + exponent[1]), sum_of_lanes(square[0] + square[1])};
 }
 
 // Sums over a row, of weights w relative to its maximum.
@@ -79,23 +84,29 @@ struct Moments {
 template <typename Element>
 Moments row_moments(const Row<Element>& row, const Scaling& scaling, RowSummary& summary) {
   BlockMoments of_block[kMaxBlocks];
+  float references[kMaxBlocks];
+  float reference = -kInfinity;
   with_plainness(scaling, [&](auto plain) {
-    read_blocks(row, summary, [&](int number, const Block<Element>& block, float max) {
-      // A masked block is read as well: NaN may hide in it.
-      of_block[number] = block_moments<plain()>(block, scaling, max > -kInfinity ? max : 0.0f);
+    read_blocks(row, summary, [&](int number, const Block<Element>& block, float& max) {
+      of_block[number] = read_relative(block, scaling, reference, [&](float relative_to) {
+        return block_moments<plain()>(block, scaling, relative_to);
+      });
+      max = of_block[number].max;
+      references[number] = reference;
       return of_block[number].weight != of_block[number].weight;
     });
   });
   Moments moments;
   if (summary.status != RowStatus::kValid) return moments;
   for (int number = 0; number < row.num_blocks(); ++number) {
-    const float max = summary.block_max[number];
-    if (max == -kInfinity) continue;
-    const double exponent = static_cast<double>(scaling.exponents(splat(max), summary.max)[0]);
-    const double weight = static_cast<double>(scaling.weights(splat(max), summary.max)[0]);
+    const Floats max = splat(summary.block_max[number]);
+    if (!(scaling.exponents(max, references[number])[0] > kLeastExponent)) continue;
+    const Floats block_reference = splat(references[number]);
+    const double exponent = static_cast<double>(scaling.exponents(block_reference, summary.max)[0]);
+    const double weight = static_cast<double>(scaling.weights(block_reference, summary.max)[0]);
     const BlockMoments& block = of_block[number];
     moments.weight += static_cast<double>(block.weight) * weight;
-    // In a block whose largest weight is 2^-126 or less, which may be infinitely less, this is 0.
+    // Where the reference is 2^-126 or less, which may be infinitely less, this is 0.
     if (exponent > -126.0) {
       moments.exponent +=
           (static_cast<double>(block.exponent) + exponent * static_cast<double>(block.weight)) *

@@ -47,13 +47,13 @@ inline Floats exp2_of_fraction(Floats r) {
   return p * r + 1.0f;
 }
 
-// 2^x for x in [-126, 0], error below 1.25 ulp (1 ulp with FMA). NaN stays NaN, 2^0 is 1.
+// 2^x for x in [-126, 126], error below 1.25 ulp (1 ulp with FMA). NaN stays NaN, 2^0 is 1.
 inline Floats exp2_in_range(Floats x) {
   const WholePart whole(x);
   return whole.scale(exp2_of_fraction(x - whole.number));
 }
 
-// The same for all x <= 0: below -126 the result is at most 2^-126.
+// The same for all x <= 126, most of them not positive: below -126 the result is at most 2^-126.
 inline Floats exp2_nonpositive(Floats x) {
 #if defined(__AVX512F__)
   // VSCALEF takes every exponent; at -inf it makes 0 of the fraction's power, which is NaN.

@@ -17,18 +17,17 @@ template <typename Element>
 void write_block(const Block<Element>& block, const KeptSet& kept, float temperature,
                  float filter_value, float* output) {
   const float cut = logit_of_key(kept.key);
-  alignas(64) float last[kBlock];
+  alignas(64) float last[kLanes];
+  Ints columns = {};
+  for (int lane = 0; lane < kLanes; ++lane) columns[lane] = block.begin + lane;
   for (int i = 0; i < block.padded; i += kLanes) {
     const Floats logits = load(block.data + i);
     const Floats scaled = logits / temperature;
     const Floats low = larger(splat(-kLargestFloat), scaled);
     const Floats saturated = low > kLargestFloat ? splat(kLargestFloat) : low;
-    Floats result = logits > cut ? saturated : splat(filter_value);
+    const Ints keep = (logits > cut) | ((logits == cut) & (columns + i <= kept.last_tie));
+    const Floats result = keep ? saturated : splat(filter_value);
     const int column = block.begin + i;
-    for (uint32_t ties = bits_of(equal(logits, splat(cut))); ties != 0; ties &= ties - 1) {
-      const int lane = __builtin_ctz(ties);
-      if (column + lane <= kept.last_tie) result[lane] = saturated[lane];
-    }
     if (i + kLanes <= block.size) {
       store(output + column, result);
     } else {

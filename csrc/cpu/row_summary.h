@@ -57,19 +57,35 @@ float block_max(const Block<Element>& block) {
                              larger(of_smallest.first, of_smallest.second)));
 }
 
-// NaN if a logit is.
+struct MaxAndWeight {
+  float max;     // where a logit is NaN, any of them or NaN
+  float weight;  // NaN if a logit is
+};
+
+// The largest logit of a block and the sum of its weights relative to `reference`, in one loop.
 template <bool kPlain, typename Element>
-float block_weight(const Block<Element>& block, const Scaling& scaling, float reference) {
+MaxAndWeight block_max_and_weight(const Block<Element>& block, const Scaling& scaling,
+                                  float reference) {
   constexpr int kChains = 4;
   Floats sums[kChains] = {};
+  Floats largest[2] = {splat(-kInfinity), splat(-kInfinity)};
   for (int i = 0; i < block.padded; i += kChains * kLanes) {
     for (int chain = 0; chain < kChains; chain += 2) {
       const TwoFloats logits = load_two(block.data + i + chain * kLanes);
+      largest[0] = larger(largest[0], logits.first);
+      largest[1] = larger(largest[1], logits.second);
       sums[chain] += scaling.weights<kPlain>(logits.first, reference);
       sums[chain + 1] += scaling.weights<kPlain>(logits.second, reference);
     }
   }
-  return sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  return {largest_lane(larger(largest[0], largest[1])),
+          sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]))};
+}
+
+// NaN if a logit is.
+template <bool kPlain, typename Element>
+float block_weight(const Block<Element>& block, const Scaling& scaling, float reference) {
+  return block_max_and_weight<kPlain>(block, scaling, reference).weight;
 }
 
 template <typename Element>
@@ -104,19 +120,21 @@ bool any_nan(const Block<Element>& block) {
   return bits_of(nan) != 0;
 }
 
-// Turns sums of weights relative to the blocks' own maxima into masses; returns their total.
-inline uint64_t masses_of_blocks(int num_blocks, const float* block_sum, const Scaling& scaling,
-                                 RowSummary& summary) {
+// Turns sums of weights, each relative to its block's reference, into masses; returns their total.
+// `reference` is padded to whole vectors.
+inline uint64_t masses_of_blocks(int num_blocks, const float* block_sum, const float* reference,
+                                 const Scaling& scaling, RowSummary& summary) {
   uint64_t total = 0;
-  for (int number = 0; number < num_blocks; ++number) {
-    const double weight =
-        static_cast<double>(scaling.weights(splat(summary.block_max[number]), summary.max)[0]) *
-        kMassScale;
-    // Rounds to nearest; a block's sum is at most kBlock.
-    const uint64_t mass =
-        static_cast<uint64_t>(static_cast<double>(block_sum[number]) * weight + 0.5);
-    summary.block_mass[number] = mass;
-    total += mass;
+  for (int begin = 0; begin < num_blocks; begin += kLanes) {
+    const Floats weights = scaling.weights(load(reference + begin), summary.max);
+    for (int lane = 0; lane < kLanes && begin + lane < num_blocks; ++lane) {
+      const double weight = static_cast<double>(weights[lane]) * kMassScale;
+      // Rounds to nearest.
+      const uint64_t mass =
+          static_cast<uint64_t>(static_cast<double>(block_sum[begin + lane]) * weight + 0.5);
+      summary.block_mass[begin + lane] = mass;
+      total += mass;
+    }
   }
   return total;
 }
@@ -133,26 +151,27 @@ uint64_t sum_masses(const Row<Element>& row, const Scaling& scaling, RowSummary&
           max > -kInfinity ? block_weight<plain()>(row.block(number), scaling, max) : 0.0f;
     }
   });
-  return masses_of_blocks(row.num_blocks(), block_sum, scaling, summary);
+  return masses_of_blocks(row.num_blocks(), block_sum, summary.block_max, scaling, summary);
 }
 
-// One read of the row: the maximum of every block, and weigh(number, block, max), which tells
-// whether a logit of the block is NaN. The masses are left as they are.
-template <typename Element, typename Weigh>
-void read_blocks(const Row<Element>& row, RowSummary& summary, Weigh&& weigh) {
+// One read of the row: read(number, block, max) sets the maximum of the block, and tells whether a
+// logit is NaN. The masses are left as they are.
+template <typename Element, typename Read>
+void read_blocks(const Row<Element>& row, RowSummary& summary, Read&& read) {
   bool nan = false;
   int max_block = 0;
   summary.max = -kInfinity;
-  for (int number = 0; number < row.num_blocks(); ++number) {
-    const Block<Element> block = row.block(number);
-    const float max = block_max(block);
+  int number = 0;
+  for (; number < row.num_blocks(); ++number) {
+    float max = -kInfinity;
+    nan |= read(number, row.block(number), max);
     summary.block_max[number] = max;
-    nan |= weigh(number, block, max);
     if (max > summary.max) {
       summary.max = max;
       max_block = number;
     }
   }
+  for (; number % kLanes != 0; ++number) summary.block_max[number] = -kInfinity;
   if (nan || !(summary.max < kInfinity) || summary.max == -kInfinity) {
     summary.status = find_fault(row);
     return;
@@ -162,26 +181,52 @@ void read_blocks(const Row<Element>& row, RowSummary& summary, Weigh&& weigh) {
   while (row[summary.argmax] != summary.max) ++summary.argmax;
 }
 
+// Calls read(reference), which returns the maximum of the block and sums of weights relative to the
+// reference: the maximum of an earlier block, so that one loop finds maximum and sums. With the
+// block's own, there would be nothing to do while its logits come from memory. A float is as
+// precise at any scale. The reference changes only where it must, because a block that waits for
+// the maximum of the one before takes longer.
+template <typename Element, typename Read>
+auto read_relative(const Block<Element>& block, const Scaling& scaling, float& reference,
+                   Read&& read) {
+  // So that an exponent is rounded by 5e-7 at most where tokens are heavier than the reference.
+  constexpr float kMostBitsAbove = 4.0f;
+  if (reference > -kInfinity) {
+    const auto found = read(reference);
+    if (!(scaling.exponents(splat(found.max), reference)[0] > kMostBitsAbove)) return found;
+  }
+  reference = block_max(block);
+  // A masked block is read as well: NaN may hide in it.
+  return read(reference > -kInfinity ? reference : 0.0f);
+}
+
 // Maxima, and the masses at `scaling` where that is not null: one read of the row.
 template <typename Element>
 void summarize(const Row<Element>& row, const Scaling* scaling, RowSummary& summary) {
   if (scaling == nullptr) {
-    read_blocks(row, summary,
-                [](int, const Block<Element>& block, float) { return any_nan(block); });
+    read_blocks(row, summary, [](int, const Block<Element>& block, float& max) {
+      max = block_max(block);
+      return any_nan(block);
+    });
     return;
   }
   float block_sum[kMaxBlocks];
+  alignas(64) float references[kMaxBlocks];
+  float reference = -kInfinity;
   with_plainness(*scaling, [&](auto plain) {
-    read_blocks(row, summary, [&](int number, const Block<Element>& block, float max) {
-      // A masked block is read as well: NaN may hide in it.
-      const bool masked = !(max > -kInfinity);
-      const float sum = block_weight<plain()>(block, *scaling, masked ? 0.0f : max);
-      block_sum[number] = masked ? 0.0f : sum;
-      return sum != sum;
+    read_blocks(row, summary, [&](int number, const Block<Element>& block, float& max) {
+      const MaxAndWeight found = read_relative(block, *scaling, reference, [&](float relative_to) {
+        return block_max_and_weight<plain()>(block, *scaling, relative_to);
+      });
+      max = found.max;
+      block_sum[number] = found.weight;  // none where the block lies far below the reference
+      references[number] = reference;
+      return found.weight != found.weight;
     });
   });
   if (summary.status != RowStatus::kValid) return;
-  summary.mass = masses_of_blocks(row.num_blocks(), block_sum, *scaling, summary);
+  for (int number = row.num_blocks(); number % kLanes != 0; ++number) references[number] = 0.0f;
+  summary.mass = masses_of_blocks(row.num_blocks(), block_sum, references, *scaling, summary);
 }
 
 }  // namespace

@@ -52,8 +52,9 @@ class Sample {
     }
   }
 
-  // Keys among which the prefix ends if the sample is like the row, which it need not be.
-  Interval guess(const Bounds& bounds, Measure measure, uint64_t target) {
+  // Keys among which the prefix ends if the sample is like the row, which it need not be, and errs
+  // by no more than so many standard deviations.
+  Interval guess(const Bounds& bounds, Measure measure, uint64_t target, double deviations) {
     if (size_ < kFewest) return bounds.keys;
     Floats total_lanes = {};
     Floats square_lanes = {};
@@ -72,18 +73,15 @@ class Sample {
     const double above = static_cast<double>(bounds.above.of(measure));
     const double share = (static_cast<double>(target) - above) /
                          (static_cast<double>(bounds.upto.of(measure)) - above);
-    // One and a half standard deviations of the share, and one token. A guess that fails tells
-    // where to guess next, so a narrow one that fails now and then beats a wide one.
     const double tokens = static_cast<double>(total) * static_cast<double>(total) /
                           static_cast<double>(sum_of_lanes(square_lanes));
     const double spread = share < 1.0 ? share * (1.0 - share) : 0.0;
-    const double margin = 1.5 * std::sqrt(spread / tokens) + 1.0 / tokens;
+    const double margin = deviations * std::sqrt(spread / tokens) + 1.0 / tokens;
     fill_bins();
     Interval keys = bounds.keys;
     const double wanted_high = (share - margin) * static_cast<double>(total);
     const double wanted_low = (share + margin) * static_cast<double>(total);
-    // As far down as the sample goes, if not to the end of the bounds: equal logits are one key.
-    keys.low = order_key(lowest_);
+    bool low_found = false;
     double reached = 0.0;
     for (int bin = kBins - 1; bin >= 0; --bin) {
       if (weight_[bin] == 0.0f) continue;
@@ -94,9 +92,12 @@ class Sample {
       }
       if (reached >= wanted_low) {
         keys.low = order_key(smallest_in(bin));
+        low_found = true;
         break;
       }
     }
+    // To the end of the bounds, unless it may be among equal logits, which are one key.
+    if (!low_found && keys.high == order_key(lowest_)) keys.low = keys.high;
     return keys;
   }
 

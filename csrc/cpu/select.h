@@ -46,15 +46,18 @@ struct Histogram {
     }
   }
 
-  // The bin, from the highest downwards, in which `above` reaches the target, or the last that
-  // holds anything. `above` becomes what lies above that bin, and `keys` its keys; returns what it
-  // holds.
-  Amount find(Measure measure, uint64_t target, Amount& above, Interval& keys) const {
+  // The bin, from the highest down to that of `lowest`, in which `above` reaches the target, or the
+  // last that holds anything. `above` becomes what lies above that bin, and `keys` its keys from
+  // `lowest` on; returns what it holds.
+  Amount find(Measure measure, uint64_t target, uint32_t lowest, Amount& above,
+              Interval& keys) const {
     // Where rounding has put the target above the bins, the first token of them decides.
     if (target <= above.of(measure)) target = above.of(measure) + 1;
     int found = num_bins - 1;
+    const int last_bin =
+        lowest > interval.low ? static_cast<int>((lowest - interval.low) >> shift) : 0;
     Amount reached = above;
-    for (int bin = num_bins - 1; bin >= 0 && reached.of(measure) < target; --bin) {
+    for (int bin = num_bins - 1; bin >= last_bin && reached.of(measure) < target; --bin) {
       if (count[bin] == 0) continue;
       found = bin;
       above = reached;
@@ -63,6 +66,7 @@ struct Histogram {
     keys.low = interval.low + (static_cast<uint32_t>(found) << shift);
     const uint32_t last = keys.low + ((1u << shift) - 1);
     keys.high = last < interval.high ? last : interval.high;
+    if (keys.low < lowest) keys.low = lowest;
     return {count[found], mass[found]};
   }
 };
@@ -134,7 +138,7 @@ inline PrefixEnd select_in_list(const CandidateList& list, Measure measure, uint
   while (keys.low != keys.high && inside.count > kFew) {
     histogram.start(keys, kListBins);
     histogram.add(list);
-    inside = histogram.find(measure, target, above, keys);
+    inside = histogram.find(measure, target, keys.low, above, keys);
   }
   if (inside.count > kFew) {
     return end_among_ties(keys.low, inside.count, inside.mass / inside.count, measure, target,
@@ -143,12 +147,17 @@ inline PrefixEnd select_in_list(const CandidateList& list, Measure measure, uint
   uint32_t few_keys[kFew];
   uint64_t few_masses[kFew];
   int size = 0;
-  for (int i = 0; i < list.size; ++i) {
-    const uint32_t key = order_key(list.logits[i]);
-    if (key < keys.low || key > keys.high) continue;
-    few_keys[size] = key;
-    few_masses[size] = list.masses[i];
-    ++size;
+  const Floats low = splat(logit_of_key(keys.low));
+  const Floats high = splat(logit_of_key(keys.high));
+  for (int i = 0; i < list.size; i += kLanes) {
+    const Floats logits = load(list.logits + i);
+    uint32_t chosen = bits_of(at_least(logits, low) & at_least(high, logits));
+    for (; chosen != 0; chosen &= chosen - 1) {
+      const int place = i + __builtin_ctz(chosen);
+      few_keys[size] = order_key(list.logits[place]);
+      few_masses[size] = list.masses[place];
+      ++size;
+    }
   }
   return end_among_few(few_keys, few_masses, size, measure, target, above);
 }

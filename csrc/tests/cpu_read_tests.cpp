@@ -1,8 +1,10 @@
-// How often the CPU sampler reads a row: counted, printed by kind of row and filter, and bounded.
-// With an argument, the table is in Markdown (docs/architecture.md).
+// How often the CPU kernels read a row: counted, printed by kind of row, and bounded. With an
+// argument, the tables are in Markdown (docs/architecture.md).
 #include "counted_rows.h"
 
 // After what it counts.
+#include "distribution_stats_impl.h"
+#include "filter_logits_impl.h"
 #include "sample_impl.h"
 
 namespace {
@@ -11,11 +13,20 @@ using namespace autodeco;
 using namespace autodeco::tests;
 using namespace autodeco::cpu::AUTODECO_ISA;
 
-struct Filter {
+using CountReads = std::function<double(const Logits&)>;
+
+// Calls of one kind, which differ in their parameters.
+struct Column {
   const char* name;
-  std::vector<FilterParameters> parameters;
+  std::vector<CountReads> calls;
   double most;  // reads of any row
 };
+
+void expect_valid(RowStatus status) {
+  if (status == RowStatus::kValid) return;
+  std::printf("FAILED: a row is invalid\n");
+  std::exit(EXIT_FAILURE);
+}
 
 FilterParameters filters(float temperature, float top_p, int64_t top_k, float min_p) {
   FilterParameters parameters;
@@ -27,39 +38,7 @@ FilterParameters filters(float temperature, float top_p, int64_t top_k, float mi
   return parameters;
 }
 
-std::vector<Filter> all_filters() {
-  Filter top_p = {"top_p to 0.99", {}, 10.2};
-  Filter top_p_near_one = {"top_p above", {}, 10.2};
-  Filter top_k = {"top_k", {}, 10.2};
-  Filter both = {"top_k and top_p", {}, 19.5};
-  Filter min_p = {"min_p", {}, 4.1};
-  Filter every = {"top_k, top_p and min_p", {}, 22.6};
-  for (const float p : {0.1f, 0.5f, 0.9f, 0.95f, 0.99f, 0.9999f, 0.999999f, 1 - 0x1p-24f}) {
-    Filter& filter = p <= 0.99f ? top_p : top_p_near_one;
-    for (const float t : {0.3f, 1.0f, 2.0f}) filter.parameters.push_back(filters(t, p, 0, 0));
-  }
-  for (const int k : {2, 50, 297, 298, 1000, 5000, 11777, 50000, 100000, 151935}) {
-    top_k.parameters.push_back(filters(1, 1, k, 0));
-    for (const float p : {0.5f, 0.95f, 0.99999f, 1 - 0x1p-24f}) {
-      both.parameters.push_back(filters(1, p, k, 0));
-      for (const float m : {1e-3f, 0.1f}) every.parameters.push_back(filters(1, p, k, m));
-    }
-  }
-  for (const float m : {1e-30f, 1e-3f, 0.05f, 0.5f, 1.0f}) {
-    min_p.parameters.push_back(filters(1, 1, 0, m));
-  }
-  return {{"greedy", {filters(0, 0.9f, 0, 0)}, 1.01},
-          {"none", {filters(1, 1, 0, 0)}, 1.02},
-          top_p,
-          top_p_near_one,
-          top_k,
-          both,
-          min_p,
-          every};
-}
-
-// Reads of one draw.
-double reads_of_draw(const Logits& logits, const FilterParameters& parameters) {
+double reads_of_draw(const FilterParameters& parameters, const Logits& logits) {
   int64_t token = -1;
   RowStatus status = RowStatus::kNoFiniteLogit;
   SampleArguments arguments;
@@ -69,49 +48,149 @@ double reads_of_draw(const Logits& logits, const FilterParameters& parameters) {
   static_cast<void>(&sample_rows);  // otherwise unused here
   const double found =
       count_reads(logits, [&](const Row<Counted>& row) { sample_row(arguments, 0, row); });
-  if (status != RowStatus::kValid || token < 0 || token >= kVocab) {
-    std::printf("FAILED: a row is invalid\n");
+  expect_valid(status);
+  if (token < 0 || token >= kVocab) {
+    std::printf("FAILED: no such token\n");
     std::exit(EXIT_FAILURE);
   }
   return found;
+}
+
+double reads_of_filter(const FilterParameters& parameters, const Logits& logits) {
+  Logits output(kVocab);
+  RowStatus status = RowStatus::kNoFiniteLogit;
+  FilterLogitsArguments arguments;
+  arguments.filters = parameters;
+  arguments.filter_value = -kInfinity;
+  arguments.layout.vocab = kVocab;
+  arguments.output = output.data();
+  arguments.status = &status;
+  static_cast<void>(&filter_logits_rows);
+  const double found =
+      count_reads(logits, [&](const Row<Counted>& row) { filter_row(arguments, 0, row); });
+  expect_valid(status);
+  return found;
+}
+
+double reads_of_stats(float temperature, const Logits& logits) {
+  float stats[kNumStats];
+  RowStatus status = RowStatus::kNoFiniteLogit;
+  static_cast<void>(&distribution_stats_rows);
+  const double found = count_reads(
+      logits, [&](const Row<Counted>& row) { status = stats_of_row(row, temperature, stats); });
+  expect_valid(status);
+  return found;
+}
+
+std::vector<FilterParameters> top_p_to_99() {
+  std::vector<FilterParameters> parameters;
+  for (const float p : {0.1f, 0.5f, 0.9f, 0.95f, 0.99f}) {
+    for (const float t : {0.3f, 1.0f, 2.0f}) parameters.push_back(filters(t, p, 0, 0));
+  }
+  return parameters;
+}
+
+std::vector<FilterParameters> every_filter() {
+  std::vector<FilterParameters> parameters;
+  for (const int k : {2, 50, 297, 298, 1000, 5000, 11777, 50000, 100000, 151935}) {
+    for (const float p : {0.5f, 0.95f, 0.99999f, 1 - 0x1p-24f}) {
+      for (const float m : {1e-3f, 0.1f}) parameters.push_back(filters(1, p, k, m));
+    }
+  }
+  return parameters;
+}
+
+Column draws(const char* name, const std::vector<FilterParameters>& every_parameters, double most) {
+  Column column = {name, {}, most};
+  for (const FilterParameters& parameters : every_parameters) {
+    column.calls.push_back([=](const Logits& logits) { return reads_of_draw(parameters, logits); });
+  }
+  return column;
+}
+
+std::vector<Column> columns_of_sample() {
+  // The summary, three attempts, three histograms and what they leave; three samples of 1/32 and
+  // two blocks.
+  constexpr double kMost = 8.11;
+  std::vector<FilterParameters> top_p_near_one, top_k, both, min_p;
+  for (const float p : {0.9999f, 0.999999f, 1 - 0x1p-24f}) {
+    for (const float t : {0.3f, 1.0f, 2.0f}) top_p_near_one.push_back(filters(t, p, 0, 0));
+  }
+  for (const int k : {2, 50, 297, 298, 1000, 5000, 11777, 50000, 100000, 151935}) {
+    top_k.push_back(filters(1, 1, k, 0));
+    for (const float p : {0.5f, 0.95f, 0.99999f, 1 - 0x1p-24f}) {
+      both.push_back(filters(1, p, k, 0));
+    }
+  }
+  for (const float m : {1e-30f, 1e-3f, 0.05f, 0.5f, 1.0f}) min_p.push_back(filters(1, 1, 0, m));
+  return {draws("greedy", {filters(0, 0.9f, 0, 0)}, 1.01),
+          draws("none", {filters(1, 1, 0, 0)}, 1.02),
+          draws("top_p to 0.99", top_p_to_99(), kMost),
+          draws("top_p above", top_p_near_one, kMost),
+          draws("top_k", top_k, kMost),
+          draws("top_k and top_p", both, kMost),
+          draws("min_p", min_p, 3.02),
+          draws("top_k, top_p and min_p", every_filter(), kMost)};
+}
+
+std::vector<Column> columns_of_other_ops() {
+  Column top_p = {"filter_logits, top_p to 0.99", {}, 9.11};
+  for (const FilterParameters& parameters : top_p_to_99()) {
+    top_p.calls.push_back(
+        [=](const Logits& logits) { return reads_of_filter(parameters, logits); });
+  }
+  Column every = {"filter_logits, top_k, top_p and min_p", {}, 9.11};
+  for (const FilterParameters& parameters : every_filter()) {
+    every.calls.push_back(
+        [=](const Logits& logits) { return reads_of_filter(parameters, logits); });
+  }
+  Column stats = {"distribution_stats", {}, 4.01};
+  for (const float t : {0.3f, 1.0f, 2.0f, 100.0f}) {
+    stats.calls.push_back([=](const Logits& logits) { return reads_of_stats(t, logits); });
+  }
+  return {top_p, every, stats};
+}
+
+// Whether no row is read more often than its column allows.
+bool print_table(const std::vector<Column>& columns, const std::vector<Kind>& kinds,
+                 bool markdown) {
+  bool passed = true;
+  std::printf("| row |");
+  for (const Column& column : columns) std::printf(" %s |", column.name);
+  std::printf("\n|---|");
+  for (size_t i = 0; markdown && i < columns.size(); ++i) std::printf("---|");
+  std::printf("\n");
+  for (const Kind& kind : kinds) {
+    std::printf(markdown ? "| %s |" : "%-34s", kind.name);
+    for (const Column& column : columns) {
+      double least = 1e9;
+      double most = 0;
+      for (const CountReads& call : column.calls) {
+        const double found = call(kind.row);
+        least = std::min(least, found);
+        most = std::max(most, found);
+      }
+      std::printf(markdown ? " %.1f–%.1f |" : "  %4.1f ..%5.1f", least, most);
+      if (most > column.most) {
+        std::printf("\nFAILED: %s reads a row %.2f times, at most %.2f are allowed\n", column.name,
+                    most, column.most);
+        passed = false;
+      }
+    }
+    std::printf("\n");
+  }
+  return passed;
 }
 
 }  // namespace
 
 int main(int count, char**) {
   const bool markdown = count > 1;
-  bool failed = false;
-  const std::vector<Filter> every_filter = all_filters();
-  if (markdown) {
-    std::printf("| row |");
-    for (const Filter& filter : every_filter) std::printf(" %s |", filter.name);
-    std::printf("\n|---|");
-    for (size_t i = 0; i < every_filter.size(); ++i) std::printf("---|");
-    std::printf("\n");
-  }
-  const auto print = [&](const std::vector<Kind>& kinds) {
-    for (const Kind& kind : kinds) {
-      std::printf(markdown ? "| %s |" : "%-34s", kind.name);
-      for (const Filter& filter : every_filter) {
-        double least = 1e9;
-        double most = 0;
-        for (const FilterParameters& parameters : filter.parameters) {
-          const double found = reads_of_draw(kind.row, parameters);
-          least = std::min(least, found);
-          most = std::max(most, found);
-        }
-        std::printf(markdown ? " %.1f–%.1f |" : "  %4.1f ..%5.1f", least, most);
-        if (most > filter.most) {
-          std::printf("\nFAILED: %s reads a row %.2f times, at most %.2f are allowed\n",
-                      filter.name, most, filter.most);
-          failed = true;
-        }
-      }
-      std::printf("\n");
-    }
-  };
-  print(benign_rows());
-  print(adversarial_rows());
-  std::printf("%s\n", failed ? "read tests: FAILED" : "read tests: all passed");
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  std::vector<Kind> kinds = benign_rows();
+  for (const Kind& kind : adversarial_rows()) kinds.push_back(kind);
+  bool passed = print_table(columns_of_sample(), kinds, markdown);
+  std::printf("\n");
+  passed &= print_table(columns_of_other_ops(), kinds, markdown);
+  std::printf("%s\n", passed ? "read tests: all passed" : "read tests: FAILED");
+  return passed ? EXIT_SUCCESS : EXIT_FAILURE;
 }
