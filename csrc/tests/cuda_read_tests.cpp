@@ -163,13 +163,14 @@ double stats_reads(const WritingCase& example, const std::vector<float>& row) {
 }  // namespace
 
 int main() {
-  std::printf("%-36s %8s %8s\n", "reads of the row", "bf16", "fp32");
+  std::printf("%-36s %8s %8s %8s\n", "reads of the row", "bf16", "fp16", "fp32");
   for (const Case& example : kCases) {
     std::mt19937_64 random(3);
     const std::vector<float> row = make_row(example.kind, kVocab, random);
-    const double half = sample_reads<cuda::BFloat16>(example, row, example.reads_16_bit);
-    const double single = sample_reads<float>(example, row, example.reads_32_bit);
-    std::printf("%-36s %8.3f %8.3f\n", example.name, half, single);
+    std::printf("%-36s %8.3f %8.3f %8.3f\n", example.name,
+                sample_reads<cuda::BFloat16>(example, row, example.reads_16_bit),
+                sample_reads<cuda::Float16>(example, row, example.reads_16_bit),
+                sample_reads<float>(example, row, example.reads_32_bit));
   }
   std::printf("%-36s %26s %26s\n", "", "filter_logits", "distribution_stats");
   std::printf("%-36s %8s %8s %8s %8s %8s %8s\n", "reads of the row", "bf16", "fp16", "fp32", "bf16",
