@@ -196,6 +196,20 @@ def test_a_reference_far_below_the_maximum_shifts_no_cut(
     assert_kept(row, info.kept, temperature, 0.9999)
 
 
+def test_an_interval_that_ends_below_zero_holds_no_zero(backend: str) -> None:
+    # The key below that of zero decodes to -0.0. Here a guess of the k-th logit ends there,
+    row = torch.zeros(1, 20_000).masked_fill(torch.arange(20_000) % 10 > 6, -torch.inf)
+    kept = autodeco_ext.filter_logits(row, 3.0, 0.16, 15_000) > -torch.inf
+    assert_kept(row, kept, 3.0, 0.16, 15_000)
+    # and here a bin of the list does, with fewer tokens than there are zeros above it.
+    row = torch.zeros(1, 200)
+    row[0, 0] = 1.0
+    row[0, 100:110] = -1e-40
+    row[0, 110:] = -(1 - 2**-24)
+    kept = autodeco_ext.filter_logits(row, 1.0, 1.0, 105) > -torch.inf
+    assert_kept(row, kept, 1.0, 1.0, 105)
+
+
 @pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0x7F800001, 0xFFFFFFFF, 0xFFC00055])
 @pytest.mark.parametrize("vocab", [40, 5000])
 def test_nan_of_any_payload_makes_a_row_invalid(backend: str, bits: int, vocab: int) -> None:
