@@ -165,6 +165,51 @@ def test_the_largest_vocabulary_of_equal_tokens(backend: str, top_p: float) -> N
     assert info.log_kept_mass.item() == pytest.approx(torch.tensor(top_p).log().item(), abs=2e-6)
 
 
+@pytest.mark.parametrize("below", [6e-8, 3e-7, 1e-6, 3e-6, 3e-5])
+def test_the_largest_vocabulary_of_nearly_equal_tokens(backend: str, below: float) -> None:
+    # Weights relative to the first block are above 1: rounded up, their sum would wrap around.
+    row = torch.ones(1, 2**20)
+    row[0, :512] -= below
+    info = autodeco_ext.sample(row, seed=3, num_samples=50, return_info=True)
+    assert info.tokens.max() > 0.9 * 2**20
+    check_info(row, row > -torch.inf, info, torch.ones(1), torch.tensor([2**20]))
+    assert_kept(row, autodeco_ext.sample(row, top_p=0.5, seed=3, return_info=True).kept, top_p=0.5)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "largest", "most", "first_block"),
+    [
+        (1.39766, 9.98906, -6.0947304, -8.087282),
+        (0.7192656, 16.117306, 7.907598, 7.586676),
+        (1.402901, 9.320373, -7.283291, -8.385923),
+    ],
+)
+def test_a_reference_far_below_the_maximum_shifts_no_cut(
+    backend: str, temperature: float, largest: float, most: float, first_block: float
+) -> None:
+    # All blocks share the reference and its rounding, which here is of another sign than that of
+    # the tokens' own weights.
+    row = torch.full((1, 2**20), most)
+    row[0, :512] = first_block
+    row[0, -512] = largest
+    info = autodeco_ext.sample(row, temperature, 0.9999, seed=1, return_info=True)
+    assert_kept(row, info.kept, temperature, 0.9999)
+
+
+def test_an_interval_that_ends_below_zero_holds_no_zero(backend: str) -> None:
+    # The key below that of zero decodes to -0.0. Here a guess of the k-th logit ends there,
+    row = torch.zeros(1, 20_000).masked_fill(torch.arange(20_000) % 10 > 6, -torch.inf)
+    kept = autodeco_ext.filter_logits(row, 3.0, 0.16, 15_000) > -torch.inf
+    assert_kept(row, kept, 3.0, 0.16, 15_000)
+    # and here a bin of the list does, with fewer tokens than there are zeros above it.
+    row = torch.zeros(1, 200)
+    row[0, 0] = 1.0
+    row[0, 100:110] = -1e-40
+    row[0, 110:] = -(1 - 2**-24)
+    kept = autodeco_ext.filter_logits(row, 1.0, 1.0, 105) > -torch.inf
+    assert_kept(row, kept, 1.0, 1.0, 105)
+
+
 @pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0x7F800001, 0xFFFFFFFF, 0xFFC00055])
 @pytest.mark.parametrize("vocab", [40, 5000])
 def test_nan_of_any_payload_makes_a_row_invalid(backend: str, bits: int, vocab: int) -> None:

@@ -12,6 +12,11 @@ constexpr int kListCapacity = 12288;
 struct Interval {
   uint32_t low;
   uint32_t high;
+
+  float low_logit() const { return logit_of_key(low); }
+
+  // No logit has the key below that of zero. It decodes to -0.0, and zeros would not be above it.
+  float high_logit() const { return logit_of_key(high == order_key(0.0f) - 1 ? high - 1 : high); }
 };
 
 struct CandidateList {
@@ -185,8 +190,8 @@ enum class WhenFull { kStop, kGoOn };
 template <typename Element>
 Measured measure_interval(const Row<Element>& row, const Scaling& scaling, Interval interval,
                           WhenFull when_full, RowSummary& summary, CandidateList& list) {
-  const float low = logit_of_key(interval.low);
-  const float high = logit_of_key(interval.high);
+  const float low = interval.low_logit();
+  const float high = interval.high_logit();
   const float max = summary.max;
   const bool one_key = interval.low == interval.high;
   Measured measured;

@@ -221,8 +221,8 @@ class PrefixSearch {
   uint64_t narrow(Bounds& bounds, const Prefix& prefix, Histogram& histogram) {
     CandidateList& list = search_.list;
     histogram.start(bounds.keys, Histogram::kBins);
-    const float low = logit_of_key(bounds.keys.low);
-    const float high = logit_of_key(bounds.keys.high);
+    const float low = bounds.keys.low_logit();
+    const float high = bounds.keys.high_logit();
     for (int number = 0; number < row_.num_blocks(); ++number) {
       if (search_.summary.block_max[number] < low) continue;
       const Block<Element> block = row_.block(number);

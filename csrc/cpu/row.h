@@ -133,6 +133,13 @@ struct Scaling {
     return plain ? weights<true>(logits, reference) : weights<false>(logits, reference);
   }
 
+  // The same in double: not rounded to float.
+  double precise_exponent(float logit, float reference) const {
+    return (static_cast<double>(logit) - static_cast<double>(reference)) *
+           static_cast<double>(bits_per_unit) * static_cast<double>(logit_factor) *
+           static_cast<double>(difference_factor);
+  }
+
   uint64_t mass(float logit, float reference) const {
     return fixed_mass(weights(splat(logit), reference)[0]);
   }

@@ -1,6 +1,8 @@
 // The first read of a row: maximum and sum of weights of every block.
 #pragma once
 
+#include <cmath>
+
 #include "autodeco/row_status.h"
 #include "row.h"
 
@@ -121,20 +123,21 @@ bool any_nan(const Block<Element>& block) {
 }
 
 // Turns sums of weights, each relative to its block's reference, into masses; returns their total.
-// `reference` is padded to whole vectors.
 inline uint64_t masses_of_blocks(int num_blocks, const float* block_sum, const float* reference,
                                  const Scaling& scaling, RowSummary& summary) {
   uint64_t total = 0;
-  for (int begin = 0; begin < num_blocks; begin += kLanes) {
-    const Floats weights = scaling.weights(load(reference + begin), summary.max);
-    for (int lane = 0; lane < kLanes && begin + lane < num_blocks; ++lane) {
-      const double weight = static_cast<double>(weights[lane]) * kMassScale;
-      // Rounds to nearest.
-      const uint64_t mass =
-          static_cast<uint64_t>(static_cast<double>(block_sum[begin + lane]) * weight + 0.5);
-      summary.block_mass[begin + lane] = mass;
-      total += mass;
+  double weight = 0.0;
+  for (int number = 0; number < num_blocks; ++number) {
+    // In double, because what is lost here is lost in every block with this reference.
+    if (number == 0 || reference[number] != reference[number - 1]) {
+      weight = std::exp2(scaling.precise_exponent(reference[number], summary.max));
     }
+    // No more than tokens at the maximum have, whatever the rounding: 2^20 of them fill 64 bits.
+    const double sum = static_cast<double>(block_sum[number]) * weight;
+    const double possible = sum < kBlock ? sum : kBlock;
+    const uint64_t mass = static_cast<uint64_t>(possible * kMassScale + 0.5);  // to nearest
+    summary.block_mass[number] = mass;
+    total += mass;
   }
   return total;
 }
@@ -161,8 +164,7 @@ void read_blocks(const Row<Element>& row, RowSummary& summary, Read&& read) {
   bool nan = false;
   int max_block = 0;
   summary.max = -kInfinity;
-  int number = 0;
-  for (; number < row.num_blocks(); ++number) {
+  for (int number = 0; number < row.num_blocks(); ++number) {
     float max = -kInfinity;
     nan |= read(number, row.block(number), max);
     summary.block_max[number] = max;
@@ -171,7 +173,6 @@ void read_blocks(const Row<Element>& row, RowSummary& summary, Read&& read) {
       max_block = number;
     }
   }
-  for (; number % kLanes != 0; ++number) summary.block_max[number] = -kInfinity;
   if (nan || !(summary.max < kInfinity) || summary.max == -kInfinity) {
     summary.status = find_fault(row);
     return;
@@ -211,7 +212,7 @@ void summarize(const Row<Element>& row, const Scaling* scaling, RowSummary& summ
     return;
   }
   float block_sum[kMaxBlocks];
-  alignas(64) float references[kMaxBlocks];
+  float references[kMaxBlocks];
   float reference = -kInfinity;
   with_plainness(*scaling, [&](auto plain) {
     read_blocks(row, summary, [&](int number, const Block<Element>& block, float& max) {
@@ -225,7 +226,6 @@ void summarize(const Row<Element>& row, const Scaling* scaling, RowSummary& summ
     });
   });
   if (summary.status != RowStatus::kValid) return;
-  for (int number = row.num_blocks(); number % kLanes != 0; ++number) references[number] = 0.0f;
   summary.mass = masses_of_blocks(row.num_blocks(), block_sum, references, *scaling, summary);
 }
 

@@ -22,8 +22,8 @@ class Sample {
   template <typename Element>
   void take(const Row<Element>& row, const Scaling& scaling, float max, Interval keys) {
     static_assert(kColumns % kLanes == 0);
-    const float low = logit_of_key(keys.low);
-    const float high = logit_of_key(keys.high);
+    const float low = keys.low_logit();
+    const float high = keys.high_logit();
     const int step = (row.num_blocks() * kColumns + kRoom - 1) / kRoom;
     Floats lowest = splat(kInfinity);
     Floats highest = splat(-kInfinity);

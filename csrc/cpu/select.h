@@ -147,8 +147,8 @@ inline PrefixEnd select_in_list(const CandidateList& list, Measure measure, uint
   uint32_t few_keys[kFew];
   uint64_t few_masses[kFew];
   int size = 0;
-  const Floats low = splat(logit_of_key(keys.low));
-  const Floats high = splat(logit_of_key(keys.high));
+  const Floats low = splat(keys.low_logit());
+  const Floats high = splat(keys.high_logit());
   for (int i = 0; i < list.size; i += kLanes) {
     const Floats logits = load(list.logits + i);
     uint32_t chosen = bits_of(at_least(logits, low) & at_least(high, logits));
