@@ -108,7 +108,7 @@ class GradientWriter {
   }
 
   void write(Element* output) {
-    const float label_logit = of_.row[of_.label];
+    const RankOfLabel rank(of_.row, of_.label);
     double others = 0.0;
     for (int number = 0; number < of_.row.num_blocks(); ++number) {
       const Block<Element> block = of_.row.block(number);
@@ -118,8 +118,8 @@ class GradientWriter {
         const int column = block.begin + i;
         const Floats logits = load(block.data + i);
         Floats values = gradient_of(logits, max);
-        if (max >= label_logit) {
-          add_where(ranks_before(logits, column, of_.label, label_logit), values,
+        if (max >= rank.at_least) {
+          add_where(at_least(logits, rank.lowest(column)), values,
                     of_.scale.weights(of_.scale.difference(logits, of_.sums.max)) * edge_);
         }
         values = choose(greater(logits, splat(-kInfinity)), values, Floats{});
@@ -229,8 +229,7 @@ void gradient_of_row(const AutodecoLossGradientArguments& arguments, int64_t row
   const LossScale other_scale(clamped(temperature, options.temperature_clamp));
   const bool same = scale.temperature == other_scale.temperature;
   LossSums sums;
-  LogitList list;
-  sum_at(row, scale, label, &list, sums);
+  sum_row(row, scale, label, UnitSum::kWherePlain, sums);
   const float label_logit = row[label];
   if (sums.status != RowStatus::kValid || label_logit == -kInfinity) {
     fill_row(output, row.vocab(), sums.status == RowStatus::kValid ? 0.0f : kNaN);
@@ -243,7 +242,7 @@ void gradient_of_row(const AutodecoLossGradientArguments& arguments, int64_t row
   GradientFactors factors;
   if (arguments.counted[row_index]) {
     LossSums at_other;
-    if (!same) sum_row<false>(row, other_scale, -1, nullptr, at_other);
+    if (!same) sum_row(row, other_scale, kNoLabel, UnitSum::kNo, at_other);
     const double other_total = same ? total : at_other.all.total();
     const double weight =
         options.megatron ? exponential(-other_scale.distance(label_logit, sums.max)) / other_total
@@ -252,6 +251,8 @@ void gradient_of_row(const AutodecoLossGradientArguments& arguments, int64_t row
                           (other_scale.temperature * other_total);
     (same ? factors.constant : factors.other) += factor;
   }
+  LogitList list;
+  list_row(row, sums, lightest_logit(scale, sums), list);
   const LossRow<Element> of = {row, scale, sums, list, label};
   SoftTopPWalk walk{options.steepness, static_cast<double>(top_p), options.exclusive};
   RankShares shares;

@@ -37,13 +37,12 @@ RowStatus losses_of_row(const AutodecoLossArguments& arguments, int64_t row_inde
   if (fault != RowStatus::kValid) {
     // The logits first: where they are NaN, the temperature that a head made of them is too.
     if (fault == RowStatus::kLabelOutsideVocab) return fault;
-    sum_row<false>(row, LossScale(1.0), -1, nullptr, sums);
+    sum_row(row, LossScale(1.0), kNoLabel, UnitSum::kNo, sums);
     return sums.status == RowStatus::kValid ? fault : sums.status;
   }
   const int label = static_cast<int>(label_index);
   const LossScale top_p_scale(clamped(temperature, options.top_p_temperature_clamp));
-  LogitList list;
-  sum_at(row, top_p_scale, label, &list, sums);
+  sum_row(row, top_p_scale, label, UnitSum::kWherePlain, sums);
   if (sums.status != RowStatus::kValid) return sums.status;
   const float label_logit = row[label];
   if (arguments.drop_uniform != nullptr && label_logit == sums.max && sums.before.at_max == 0 &&
@@ -63,7 +62,7 @@ RowStatus losses_of_row(const AutodecoLossArguments& arguments, int64_t row_inde
       temperature_loss(scale, sums, label_logit, options.megatron, unit_weight, is_clamped, result);
     } else {
       LossSums at_other;
-      sum_row<false>(row, scale, -1, nullptr, at_other);
+      sum_row(row, scale, kNoLabel, UnitSum::kNo, at_other);
       temperature_loss(scale, at_other, label_logit, options.megatron, unit_weight, is_clamped,
                        result);
     }
@@ -72,6 +71,8 @@ RowStatus losses_of_row(const AutodecoLossArguments& arguments, int64_t row_inde
   if (counted[1] && static_cast<float>(unit_weight) > 0.0f) {
     LabelToken token;
     NoShares shares;
+    LogitList list;
+    list_row(row, sums, lightest_logit(top_p_scale, sums), list);
     const LightBand light(top_p_scale, sums, list, NoShares::kMostHeavy, NoShares::kSlots);
     const SoftTopPWalk walk = walk_row(LossRow<Element>{row, top_p_scale, sums, list, label},
                                        options, top_p, light, token, shares);

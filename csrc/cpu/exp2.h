@@ -64,18 +64,38 @@ inline Floats exp2_nonpositive(Floats x) {
 }
 
 // An exponent at which exp2_of_product is 0.
-#if defined(__AVX512F__)
-constexpr float kNoWeightExponent = -160.0f;
-#else
 constexpr float kNoWeightExponent = -127.0f;
-#endif
 
-// 2^(x (high + low)) for x (high + low) in [kNoWeightExponent, 0], where `low` is what `high` lacks
-// for rounding.
-inline Floats exp2_of_product(Floats x, float high, float low) {
-  const WholePart whole(x * high);
-  return whole.scale(exp2_of_fraction((x * high - whole.number) + x * low));
+// 2^(x factor) for x factor in [kNoWeightExponent, 0]. With FMA the product is not rounded. Error
+// below 1.5 ulp where the result is at least 2^-126.
+#if defined(__AVX512F__)
+inline Floats exp2_of_product(Floats x, float factor) {
+  // Adding 1.5 * 2^18 rounds to a multiple of 1/32: the low five bits are its parts in 32, and
+  // those above are whole.
+  constexpr float kRoundToPart = 393216.0f;
+  const Floats shifted = x * factor + kRoundToPart;
+  const Floats r = x * factor - (shifted - kRoundToPart);
+  // The bits of 2^(k / 32), less k where the whole part is added to the exponent.
+  const __m512i powers = _mm512_permutex2var_epi32(
+      _mm512_setr_epi32(0x3f800000, 0x3f7ecd87, 0x3f7daac3, 0x3f7c980f, 0x3f7b95c2, 0x3f7aa43a,
+                        0x3f79c3d3, 0x3f78f4f0, 0x3f7837f0, 0x3f778d3a, 0x3f76f532, 0x3f767043,
+                        0x3f75fed7, 0x3f75a15b, 0x3f75583f, 0x3f7523f6),
+      reinterpret_cast<__m512i>(shifted),
+      _mm512_setr_epi32(0x3f7504f3, 0x3f74fbaf, 0x3f7508a4, 0x3f752c4d, 0x3f75672a, 0x3f75b9be,
+                        0x3f76248c, 0x3f76a81e, 0x3f7744fd, 0x3f77fbb8, 0x3f78ccdf, 0x3f79b907,
+                        0x3f7ac0c7, 0x3f7be4ba, 0x3f7d257d, 0x3f7e83b3));
+  const Floats power = reinterpret_cast<Floats>(reinterpret_cast<Ints>(powers) +
+                                                (reinterpret_cast<Ints>(shifted) << 18));
+  // Minimax fit of (2^r - 1) / r for r in [-1/64, 1/64], relative error of 2^r below 5.4e-8.
+  const Floats p = (0x1.ebfbecp-3f * r + 0x1.62e584p-1f) * r;
+  return power * p + power;
 }
+#else
+inline Floats exp2_of_product(Floats x, float factor) {
+  const WholePart whole(x * factor);
+  return whole.scale(exp2_of_fraction(x * factor - whole.number));
+}
+#endif
 
 // 2^x for x in [-126, 0], relative error below 1e-4.
 inline Floats exp2_roughly(Floats x) {

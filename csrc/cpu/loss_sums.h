@@ -19,33 +19,34 @@ inline float float_at_least(double value) {
   return static_cast<double>(rounded) < value ? float_above(rounded) : rounded;
 }
 
-// Weights exp((l - max) / T). Their logarithm is taken to base 2 in two floats: rounding log2(e) /
-// T to one would shift all light tokens the same way. Where l - max could overflow and matter (huge
-// T), logits are multiplied by 2^-64 first. A T below 2^-126 is taken for that.
+// Weights exp((l - max) / T). log2(e) / T is rounded to a float, and `inverse` with it: what is
+// computed in float and in double belongs to one T, half a rounding off. Where l - max could
+// overflow and matter (huge T), logits are multiplied by 2^-64 first. A T below 2^-126 is taken for
+// that.
 struct LossScale {
   double temperature;
-  double inverse;  // 1 / T, per unit of a difference
   float logit_factor;
-  float high;
-  float low;
-  float lowest;  // a difference below this weighs nothing
+  float bits_per_unit;  // of a difference
+  double inverse;       // 1 / T, per unit of a difference
+  float lowest;         // a difference below this weighs nothing
 
   explicit LossScale(double row_temperature) {
+    constexpr double kLog2E = 1.4426950408889634;
     temperature = row_temperature < 0x1p-126 ? 0x1p-126 : row_temperature;
     logit_factor = temperature > 0x1p60 ? 0x1p-64f : 1.0f;
-    inverse = 1.0 / (temperature * static_cast<double>(logit_factor));
-    const double bits = 1.4426950408889634 * inverse;
-    high = static_cast<float>(bits);
-    low = static_cast<float>(bits - static_cast<double>(high));
-    lowest = kNoWeightExponent / high;
+    bits_per_unit = static_cast<float>(kLog2E / (temperature * static_cast<double>(logit_factor)));
+    inverse = static_cast<double>(bits_per_unit) / kLog2E;
+    lowest = kNoWeightExponent / bits_per_unit;
   }
 
   bool plain() const { return logit_factor == 1.0f; }
 
+  template <bool kPlain = false>
   Floats difference(Floats logits, float max) const {
+    if constexpr (kPlain) return larger(splat(lowest), logits - max);
     return larger(splat(lowest), logits * logit_factor - max * logit_factor);
   }
-  Floats weights(Floats differences) const { return exp2_of_product(differences, high, low); }
+  Floats weights(Floats differences) const { return exp2_of_product(differences, bits_per_unit); }
 
   // x = (max - l) / T of one token, exact.
   double distance(float logit, float max) const {
@@ -74,16 +75,21 @@ struct WeightSums {
   double total() const { return static_cast<double>(at_max) + rest; }
 };
 
+inline WeightSums operator+(const WeightSums& a, const WeightSums& b) {
+  return {a.rest + b.rest, a.moment + b.moment, a.at_max + b.at_max};
+}
+
 struct LossSums {
   RowStatus status = RowStatus::kValid;
   float max = -kInfinity;
   WeightSums all;
   WeightSums before;  // of the tokens that rank before the label
+  WeightSums after;   // of the label and the others: a difference would cancel
   double unit = 0.0;  // sum of weights at T = 1
   float block_max[kMaxBlocks];
 };
 
-// Some logits of a row, in its order.
+// Some logits of a row, in no order.
 template <int kSize>
 struct LogitsOf {
   static constexpr int kCapacity = kSize;
@@ -98,17 +104,21 @@ struct LogitsOf {
     complete = true;
   }
 
-  void append(Floats values, Mask mask) {
-    uint32_t chosen = bits_of(mask);
+  // Writes the chosen ones, and says how many they are.
+  static int write(float* target, Floats values, Mask mask) {
+    const uint32_t chosen = bits_of(mask);
 #if defined(__AVX512F__)
     // Compressed in a register: compressing stores are slow on some processors.
-    _mm512_storeu_ps(logits + size,
-                     _mm512_maskz_compress_ps(mask, reinterpret_cast<__m512>(values)));
-    size += __builtin_popcount(chosen);
+    _mm512_storeu_ps(target, _mm512_maskz_compress_ps(mask, reinterpret_cast<__m512>(values)));
 #else
-    for (; chosen != 0; chosen &= chosen - 1) logits[size++] = values[__builtin_ctz(chosen)];
+    int place = 0;
+    for (uint32_t left = chosen; left != 0; left &= left - 1) {
+      target[place++] = values[__builtin_ctz(left)];
+    }
 #endif
+    return __builtin_popcount(chosen);
   }
+  void append(Floats values, Mask mask) { size += write(logits + size, values, mask); }
 
   void pad() {
     for (int i = size; i % kLanes != 0; ++i) logits[i] = -kInfinity;
@@ -127,12 +137,28 @@ struct LogitsOf {
     pad();
   }
 
+  // Looks at the largest of some logits first where a block has few to list; where it has more, a
+  // branch would often be mispredicted.
   template <typename Element>
-  void append_block(const Block<Element>& block, float lowest) {
-    for (int i = 0; i < block.padded; i += kLanes) {
-      const Floats values = load(block.data + i);
-      append(values, at_least(values, splat(lowest)));
+  void append_block(const Block<Element>& block, float lowest, bool few) {
+    // Not through `size`, which would have to be read again after every write.
+    float* target = logits + size;
+    for (int i = 0; i < block.padded; i += kStep) {
+      if (few) {
+        Floats largest = splat(-kInfinity);
+        for (int j = i; j < i + kStep; j += 2 * kLanes) {
+          const TwoFloats two = load_two(block.data + j);
+          largest = larger(largest, larger(two.first, two.second));
+        }
+        if (bits_of(at_least(largest, splat(lowest))) == 0) continue;
+      }
+      for (int j = i; j < i + kStep; j += 2 * kLanes) {
+        const TwoFloats two = load_two(block.data + j);
+        target += write(target, two.first, at_least(two.first, splat(lowest)));
+        target += write(target, two.second, at_least(two.second, splat(lowest)));
+      }
     }
+    size = static_cast<int>(target - logits);
   }
 };
 
@@ -144,71 +170,87 @@ inline Floats lane_numbers() {
   return numbers;
 }
 
-// Which of the tokens from `column` on rank before the label. Columns are exact in float32.
-inline Mask ranks_before(Floats logits, int column, int label, float label_logit) {
-  const Floats columns = lane_numbers() + static_cast<float>(column);
-  return greater(logits, splat(label_logit)) |
-         (equal(logits, splat(label_logit)) & greater(splat(static_cast<float>(label)), columns));
-}
+constexpr int kNoLabel = -1;
 
-// What is added up of one block: always the weights, and those at T = 1, those of tokens before
-// the label, and tokens at the maximum on their own, where the block may have such.
-template <bool kUnit, bool kLabel, bool kMax, typename Element>
-void add_block(const Block<Element>& block, const LossScale& scale, int label, float label_logit,
+// The label in the order of tokens: those of larger logits rank before it, and of equal ones those
+// of lower columns.
+struct RankOfLabel {
+  int label;          // kNoLabel: no token ranks before it
+  float at_least;     // the smallest logit that ranks before the label, left of it
+  float right_of_it;  // and right of it
+
+  template <typename Element>
+  RankOfLabel(const Row<Element>& row, int of_label)
+      : label(of_label),
+        at_least(label >= 0 ? row[label] : kInfinity),
+        right_of_it(label >= 0 ? float_above(row[label]) : kInfinity) {}
+
+  // The smallest logits that rank before the label in the columns from `column` on, which are exact
+  // in float32.
+  Floats lowest(int column) const {
+    const Floats columns = lane_numbers() + static_cast<float>(column);
+    return choose(greater(splat(static_cast<float>(label)), columns), splat(at_least),
+                  splat(right_of_it));
+  }
+};
+
+// What is added up of one block: the weights, those at T = 1, and, where the block may have such,
+// those of tokens before the label and those at the maximum on their own. A NaN ends up in the
+// moment after the label.
+template <bool kPlain, bool kUnit, bool kLabel, bool kMax, typename Element>
+void add_block(const Block<Element>& block, const LossScale& scale, const RankOfLabel& rank,
                LossSums& sums) {
   constexpr int kChains = 2;
   constexpr float kLog2E = 1.44269504f;
-  Floats rest[kChains] = {};
-  Floats moment[kChains] = {};
+  Floats rest[2][kChains] = {};  // after the label, before it
+  Floats moment[2][kChains] = {};
   Floats unit[kChains] = {};
-  Floats rest_before[kChains] = {};
-  Floats moment_before[kChains] = {};
-  Ints at_max = {};
-  Ints at_max_before = {};
+  Ints at_max[2] = {};
+  const bool has_label = rank.label >= block.begin && rank.label < block.begin + block.size;
+  Floats lowest = splat(block.begin < rank.label ? rank.at_least : rank.right_of_it);
   for (int i = 0; i < block.padded; i += kChains * kLanes) {
+    // Neighbours of 16 bits are told apart where their order matters only.
+    const bool in_order = kLabel && has_label;
+    const TwoFloats two = in_order ? TwoFloats{load(block.data + i), load(block.data + i + kLanes)}
+                                   : load_two(block.data + i);
     for (int chain = 0; chain < kChains; ++chain) {
-      const int column = i + chain * kLanes;
-      const Floats logits = load(block.data + column);
-      const Floats differences = scale.difference(logits, sums.max);
+      const Floats logits = chain == 0 ? two.first : two.second;
+      const Floats differences = scale.template difference<kPlain>(logits, sums.max);
       const Floats weights = scale.weights(differences);
       const Floats moments = weights * differences;
-      moment[chain] += moments;
-      if constexpr (kUnit) unit[chain] += exp2_nonpositive((logits - sums.max) * kLog2E);
-      if constexpr (kMax) {
-        const Mask is_max = equal(logits, splat(sums.max));
-        add_where(greater(splat(sums.max), logits), rest[chain], weights);
-        count_where(is_max, at_max);
-      } else {
-        rest[chain] += weights;
+      if constexpr (kUnit) {
+        const Floats of_unit = larger(splat(kNoWeightExponent / kLog2E), logits - sums.max);
+        unit[chain] += exp2_of_product(of_unit, kLog2E);
       }
       if constexpr (kLabel) {
-        const Mask before = ranks_before(logits, block.begin + column, label, label_logit);
-        add_where(before, moment_before[chain], moments);
-        if constexpr (kMax) {
-          const Mask is_max = equal(logits, splat(sums.max));
-          add_where(before & greater(splat(sums.max), logits), rest_before[chain], weights);
-          count_where(before & is_max, at_max_before);
-        } else {
-          add_where(before, rest_before[chain], weights);
+        if (in_order) lowest = rank.lowest(block.begin + i + chain * kLanes);
+        const Mask before = at_least(logits, lowest);
+        const Mask sides[2] = {static_cast<Mask>(~before), before};
+        for (int side = 0; side < 2; ++side) {
+          add_where(sides[side], moment[side][chain], moments);
+          if constexpr (kMax) {
+            const Mask is_max = equal(logits, splat(sums.max));
+            add_where(sides[side] & greater(splat(sums.max), logits), rest[side][chain], weights);
+            count_where(sides[side] & is_max, at_max[side]);
+          } else {
+            add_where(sides[side], rest[side][chain], weights);
+          }
         }
+      } else {
+        rest[0][chain] += weights;
+        moment[0][chain] += moments;
       }
     }
   }
   const auto sum = [](const Floats* chains) {
     return static_cast<double>(sum_of_lanes(chains[0] + chains[1]));
   };
-  sums.all.rest += sum(rest);
-  sums.all.moment += sum(moment);
   if constexpr (kUnit) sums.unit += sum(unit);
-  if constexpr (kLabel) {
-    sums.before.rest += sum(rest_before);
-    sums.before.moment += sum(moment_before);
-  }
-  if constexpr (kMax) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      sums.all.at_max += at_max[lane];
-      sums.before.at_max += at_max_before[lane];
-    }
+  WeightSums* const sides[2] = {&sums.after, &sums.before};
+  for (int side = 0; side < (kLabel ? 2 : 1); ++side) {
+    sides[side]->rest += sum(rest[side]);
+    sides[side]->moment += sum(moment[side]);
+    for (int lane = 0; kMax && lane < kLanes; ++lane) sides[side]->at_max += at_max[side][lane];
   }
 }
 
@@ -217,37 +259,32 @@ void add_block(const Block<Element>& block, const LossScale& scale, int label, f
 // steepness * kLight / 2.
 constexpr double kLight = 0x1p-16;
 
-// Lists the tokens from `lowest` on.
+// The lightest logit that is not.
+inline float lightest_logit(const LossScale& scale, const LossSums& sums) {
+  return scale.logit_at(-logarithm(kLight * sums.all.total()), sums.max);
+}
+
+// Lists the tokens from `lowest` on, out of the blocks that have some.
 template <typename Element>
 void list_row(const Row<Element>& row, const LossSums& sums, float lowest, LogitList& list) {
   list.clear();
-  for (int number = 0; number < row.num_blocks() && list.complete; ++number) {
+  bool few = true;  // like the block before
+  for (int number = 0; number < row.num_blocks(); ++number) {
     if (sums.block_max[number] < lowest) continue;
     list.complete = list.size <= LogitList::kRoom;
-    if (list.complete) list.append_block(row.block(number), lowest);
+    if (!list.complete) break;
+    const int before = list.size;
+    list.append_block(row.block(number), lowest, few);
+    few = list.size - before < kBlock / kStep;
   }
+  list.pad();
 }
 
-// Sums of a row at the scale's temperature; lists in `list`, where that is not null, a superset of
-// the tokens of probability >= kLight. One read. Without a label (-1) no token ranks before it.
-template <bool kUnit, typename Element>
-void sum_row(const Row<Element>& row, const LossScale& scale, int label, LogitList* list,
-             LossSums& sums) {
-  sums = {};
-  if (list != nullptr) list->clear();
-  const float label_logit = label >= 0 ? row[label] : kInfinity;
+// One read.
+template <bool kPlain, bool kUnit, typename Element>
+void sum_blocks(const Row<Element>& row, const LossScale& scale, int label, LossSums& sums) {
+  const RankOfLabel rank(row, label);
   bool nan = false;
-  // The list is made for the sum that is to be expected if no later block weighs less than the
-  // lightest one so far; should it turn out smaller, the list lacks tokens.
-  double lightest_block = 0.0;
-  double listed_total = 0.0;
-  float threshold = -kInfinity;
-  float highest_threshold = -kInfinity;
-  const auto raise_threshold = [&](double total) {
-    const float lowest = scale.logit_at(-logarithm(kLight * total), sums.max);
-    highest_threshold = lowest > highest_threshold ? lowest : highest_threshold;
-    return lowest;
-  };
   for (int number = 0; number < row.num_blocks(); ++number) {
     const Block<Element> block = row.block(number);
     const float max = block_max(block);
@@ -256,54 +293,45 @@ void sum_row(const Row<Element>& row, const LossScale& scale, int label, LogitLi
       if (sums.max > -kInfinity) {
         const double difference = -scale.distance(sums.max, max) / scale.inverse;
         const double factor = exponential(difference * scale.inverse);
-        sums.all.lower(difference, factor);
         sums.before.lower(difference, factor);
+        sums.after.lower(difference, factor);
         sums.unit *= exponential(static_cast<double>(sums.max) - static_cast<double>(max));
-        lightest_block *= factor;
       }
       sums.max = max;
-      listed_total = 0.0;
     }
     if (!(sums.max > -kInfinity)) {
       nan |= any_nan(block);
-      continue;
-    }
-    const double total_before = sums.all.total();
-    if (max == sums.max) {
-      add_block<kUnit, true, true>(block, scale, label, label_logit, sums);
-    } else if (max >= label_logit) {
-      add_block<kUnit, true, false>(block, scale, label, label_logit, sums);
+    } else if (max == sums.max) {
+      add_block<kPlain, kUnit, true, true>(block, scale, rank, sums);
+    } else if (max >= rank.at_least) {
+      add_block<kPlain, kUnit, true, false>(block, scale, rank, sums);
     } else {
-      add_block<kUnit, false, false>(block, scale, label, label_logit, sums);
+      add_block<kPlain, kUnit, false, false>(block, scale, rank, sums);
     }
-    if (list == nullptr || !list->complete) continue;
-    const double of_block = sums.all.total() - total_before;
-    if (number == 0 || of_block < lightest_block) lightest_block = of_block;
-    // A few blocks may each have a heavy token; hardly so many.
-    const int expected = number < 8 ? 0 : row.num_blocks() - number - 1;
-    const double total = sums.all.total() + 0.6 * lightest_block * expected;
-    if (total > 1.25 * listed_total) {
-      threshold = raise_threshold(total);
-      listed_total = total;
-    }
-    if (!(max >= threshold)) continue;
-    if (list->size > LogitList::kRoom) {
-      threshold = raise_threshold(total);
-      listed_total = total;
-      list->shorten([&](Floats logits) { return at_least(logits, splat(threshold)); });
-      list->complete = list->size <= LogitList::kRoom - 2 * kBlock;
-      if (!list->complete) continue;
-    }
-    list->append_block(block, threshold);
   }
-  if (list != nullptr && list->complete) {
-    const float lowest = scale.logit_at(-logarithm(kLight * sums.all.total()), sums.max);
-    if (highest_threshold > lowest) list_row(row, sums, lowest, *list);
-    list->pad();
-  }
+  sums.all = sums.before + sums.after;
   // A sum of products is NaN where a logit is.
   nan |= sums.all.moment != sums.all.moment;
   if (nan || !(sums.max < kInfinity) || sums.max == -kInfinity) sums.status = find_fault(row);
+}
+
+enum class UnitSum { kNo, kWherePlain };
+
+// Sums of a row at the scale's temperature, and at T = 1 where that is asked for and differs.
+template <typename Element>
+void sum_row(const Row<Element>& row, const LossScale& scale, int label, UnitSum unit,
+             LossSums& sums) {
+  sums.status = RowStatus::kValid;
+  sums.max = -kInfinity;
+  sums.before = sums.after = {};
+  sums.unit = 0.0;
+  if (!scale.plain()) {
+    sum_blocks<false, false>(row, scale, label, sums);
+  } else if (unit == UnitSum::kNo || scale.temperature == 1.0) {
+    sum_blocks<true, false>(row, scale, label, sums);
+  } else {
+    sum_blocks<true, true>(row, scale, label, sums);
+  }
 }
 
 }  // namespace

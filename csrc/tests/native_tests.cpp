@@ -72,6 +72,7 @@ double exp2_error_in_ulp(float x, float got) {
 
 void exp2_is_as_accurate_as_it_says() {
   double worst = 0.0;
+  double worst_product = 0.0;
   double worst_rough = 0.0;
   constexpr int kPoints = 1 << 21;
   for (int i = 0; i <= kPoints; i += kLanes) {
@@ -81,8 +82,11 @@ void exp2_is_as_accurate_as_it_says() {
     }
     const Floats powers = exp2_nonpositive(x);
     const Floats rough = exp2_roughly(x);
+    // A power of two, so that the product is exact without FMA too.
+    const Floats products = exp2_of_product(x * 4.0f, 0.25f);
     for (int lane = 0; lane < kLanes; ++lane) {
       worst = std::max(worst, exp2_error_in_ulp(x[lane], powers[lane]));
+      worst_product = std::max(worst_product, exp2_error_in_ulp(x[lane], products[lane]));
       const double exact = std::exp2(static_cast<double>(x[lane]));
       worst_rough = std::max(worst_rough, std::abs(rough[lane] / exact - 1.0));
     }
@@ -90,10 +94,14 @@ void exp2_is_as_accurate_as_it_says() {
   // All floats between neighbouring exponents near 0, where weights of ties come from.
   for (float x = -0x1p-20f; x < 0.0f; x = std::nextafter(x, 1.0f) * 0.999f) {
     worst = std::max(worst, exp2_error_in_ulp(x, exp2_nonpositive(splat(x))[0]));
+    worst_product =
+        std::max(worst_product, exp2_error_in_ulp(x, exp2_of_product(splat(x), 1.0f)[0]));
   }
+  expect(worst_product <= 1.5, "exp2 of a product within 1.5 ulp");
   expect(worst <= 1.25, "exp2 within 1.25 ulp");
   expect(worst_rough < 1e-4, "the rough one within 1e-4");
-  std::printf("exp2: %.3f ulp; roughly: %.2g\n", worst, worst_rough);
+  std::printf("exp2: %.3f ulp; of a product: %.3f ulp; roughly: %.2g\n", worst, worst_product,
+              worst_rough);
 }
 
 void exp2_is_right_at_its_ends() {
@@ -110,9 +118,15 @@ void exp2_is_right_at_its_ends() {
     const float result = exp2_nonpositive(splat(std::bit_cast<float>(bits)))[kLanes - 1];
     expect(result != result, "2^NaN is NaN, whatever its payload");
   }
+  for (const float factor : {1.0f, 0.7213475f, 14.4269504f, 1e30f}) {
+    expect(exp2_of_product(splat(kNoWeightExponent / factor), factor)[0] == 0.0f, "no weight is 0");
+    expect(exp2_of_product(splat(-0.0f), factor)[0] == 1.0f, "the weight at the maximum is 1");
+    expect(std::isnan(exp2_of_product(splat(kNaN), factor)[0]), "the weight of NaN is NaN");
+  }
   for (int exponent = -126; exponent <= 0; ++exponent) {
     const float x = static_cast<float>(exponent);
     expect(exp2_nonpositive(splat(x))[0] == std::ldexp(1.0f, exponent), "powers of two are exact");
+    expect(exp2_of_product(splat(x), 1.0f)[0] == std::ldexp(1.0f, exponent), "of a product too");
   }
 }
 
