@@ -110,8 +110,9 @@ struct RunningSums {
   }
 };
 
-// Bits of weight by a difference of quarters of logits, in two words: one would be off by 10^-7 of
-// its size, which is 20 or more.
+// Bits of weight by a difference of quarters of logits, at most 0, in two words: one would be off
+// by 10^-7 of its size, which is 20 or more. Neither word is negative: where both products
+// overflow, both are -inf.
 struct QuarterBits {
   float high;
   float low;
@@ -120,6 +121,9 @@ struct QuarterBits {
     const double bits = 4.0 * 1.4426950408889634 / static_cast<double>(temperature);
     const float most = std::numeric_limits<float>::max();
     high = bits < static_cast<double>(most) ? static_cast<float>(bits) : most;
+    if (static_cast<double>(high) > bits) {
+      high = std::bit_cast<float>(std::bit_cast<uint32_t>(high) - 1);
+    }
     const double rest = bits - static_cast<double>(high);
     low = rest < static_cast<double>(high) ? static_cast<float>(rest) : 0.0f;
   }

@@ -106,6 +106,35 @@ void gradients_are_those_of_the_sorted_row(int trials, uint64_t seed) {
   }
 }
 
+template <typename Element>
+void clamps_and_constants_are_those_of_the_formula(int trials, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  const float clamps[] = {0.01f, 0.5f, 1.0f, 2.0f};
+  const double constants[] = {1e-9, 0.0, 1e-2};
+  const float temperatures[] = {0.0f, 0.3f, 0.7f, 5.0f};
+  const float top_ps[] = {0.0f, 0.5f, 0.99f, 1.0f};
+  for (int trial = 0; trial < trials; ++trial) {
+    const int vocab = 1 + static_cast<int>(random() % (trial % 5 == 0 ? 4 : 5000));
+    const RowKind kind = static_cast<RowKind>(random() % static_cast<int>(RowKind::kNumKinds));
+    const Batch<Element> batch({make_row(kind, vocab, random)}, static_cast<int>(random() % 4));
+    LossInputs inputs;
+    LossOptions& options = inputs.options;
+    options.exclusive = random() % 2 == 0;
+    options.temperature_clamp = clamps[random() % 4];
+    options.top_p_temperature_clamp = clamps[random() % 4];
+    options.mass_eps = constants[random() % 3];
+    options.probability_eps = constants[random() % 3];
+    inputs.temperature = {temperatures[random() % 4]};
+    inputs.top_p = {top_ps[random() % 4]};
+    const float clamped = std::max(inputs.temperature[0], options.top_p_temperature_clamp);
+    inputs.labels = {choose_label(batch.rows[0], clamped, inputs.top_p[0], random)};
+    const Upstream upstream = upstream_for(batch.rows, inputs, trial % 3);
+    const LogitsGradient<Element> got = logits_gradient(batch, inputs, upstream);
+    judge_row(batch.rows[0], inputs, 0, upstream, got.values.data(),
+              "clamps and constants, trial " + std::to_string(trial));
+  }
+}
+
 // Rows of one launch, each wrong in its own way, between right ones.
 void rows_that_do_not_count_are_zero_and_invalid_ones_nan() {
   std::mt19937_64 random(5);
@@ -230,6 +259,34 @@ void tiny_temperatures_leave_weightless_tokens_at_zero() {
   judge(cuda::BFloat16());
 }
 
+// As a mask of the lowest finite number is.
+void logits_far_below_are_as_if_excluded() {
+  const auto judge = [&]<typename Element>(Element) {
+    for (const float temperature : {1.8e-8f, 2.6e-8f, 7e-12f, 1.0f}) {
+      std::vector<float> row(3000, -3.38e38f);
+      row[3] = 1.0f, row[1000] = 1.0f, row[2999] = -2.0f;
+      LossInputs inputs;
+      inputs.options.top_p_temperature_clamp = 0.0f;
+      inputs.temperature = {temperature};
+      inputs.top_p = {0.3f};
+      inputs.labels = {1000};
+      const Upstream upstream(1, 1.0f, 1.0f);
+      const LogitsGradient<Element> got =
+          logits_gradient(Batch<Element>({row}, 0), inputs, upstream);
+      std::replace(row.begin(), row.end(), -3.38e38f, -kInf);
+      const LogitsGradient<Element> excluded =
+          logits_gradient(Batch<Element>({row}, 0), inputs, upstream);
+      for (size_t i = 0; i < row.size(); ++i) {
+        expect(cuda::to_float(got.values[i]) == cuda::to_float(excluded.values[i]),
+               "far below is as if excluded: T " + std::to_string(temperature));
+      }
+      expect(cuda::to_float(got.values[1000]) != 0.0f, "the label has a gradient");
+    }
+  };
+  judge(0.0f);
+  judge(cuda::BFloat16());
+}
+
 // The whole vocabulary of a model.
 void long_rows_are_as_exact() {
   std::mt19937_64 random(9);
@@ -283,10 +340,15 @@ int main(int count, char** values) {
     print_worst();
     gradients_are_those_of_the_sorted_row<cuda::Float16>(trials, 3);
     print_worst();
+    clamps_and_constants_are_those_of_the_formula<cuda::BFloat16>(trials, 4);
+    clamps_and_constants_are_those_of_the_formula<float>(trials, 5);
+    clamps_and_constants_are_those_of_the_formula<cuda::Float16>(trials, 6);
+    print_worst();
     rows_that_do_not_count_are_zero_and_invalid_ones_nan();
     each_loss_counts_for_itself();
     equal_heavy_tokens_differ_by_column();
     tiny_temperatures_leave_weightless_tokens_at_zero();
+    logits_far_below_are_as_if_excluded();
     long_rows_are_as_exact();
     if (trials >= 10) the_longest_row_fits();  // too long for the sanitizers
     print_worst();

@@ -288,6 +288,25 @@ void a_label_without_weight_has_no_loss() {
   }
 }
 
+// As a mask of the lowest finite number is.
+void logits_far_below_are_as_if_excluded() {
+  for (const float temperature : {1.8e-8f, 2.6e-8f, 7e-12f, 1.0f}) {
+    std::vector<float> row(3000, -3.38e38f);
+    row[3] = 1.0f, row[1000] = 1.0f, row[2999] = -2.0f;
+    LossInputs inputs;
+    inputs.options.temperature_clamp = inputs.options.top_p_temperature_clamp = 0.0f;
+    inputs.temperature = {temperature};
+    inputs.top_p = {0.3f};
+    inputs.labels = {1000};
+    const LossResult got = autodeco_loss(Batch<float>({row}, 0), inputs);
+    std::replace(row.begin(), row.end(), -3.38e38f, -kInf);
+    const LossResult excluded = autodeco_loss(Batch<float>({row}, 0), inputs);
+    const std::string what = "far below is as if excluded: T " + std::to_string(temperature);
+    expect(got.losses == excluded.losses && got.gradients == excluded.gradients, what);
+    expect(got.status == excluded.status && got.losses[0] > 0.0f && got.losses[1] > 0.0f, what);
+  }
+}
+
 }  // namespace
 
 int main(int count, char** values) {
@@ -305,6 +324,7 @@ int main(int count, char** values) {
     long_rows_are_as_exact();
     subnormal_rows_are_as_exact();
     a_label_without_weight_has_no_loss();
+    logits_far_below_are_as_if_excluded();
   } catch (const std::exception& error) {
     expect(false, error.what());
   }

@@ -95,7 +95,7 @@ inline Exact exact_losses(const std::vector<float>& row, double temperature, dou
   }
   const double total = rest + u[label];
   const double q = u[label] / total;
-  const double r = q / (q + options.probability_eps);
+  const double r = options.probability_eps > 0.0 ? q / (q + options.probability_eps) : 1.0;
   const bool one = c[label] > top_p;
   const double own = -lambda[label] + (one ? a * d[label] : 0.0);
   exact.losses[1] = unit_weight * (q > 0.5 ? -std::log1p(-rest / total + options.probability_eps)
