@@ -67,7 +67,7 @@ inline Floats exp2_nonpositive(Floats x) {
 constexpr float kNoWeightExponent = -127.0f;
 
 // 2^(x factor) for x factor in [kNoWeightExponent, 0]. With FMA the product is not rounded. Error
-// below 1.5 ulp where the result is at least 2^-126.
+// below 1.75 ulp where the result is at least 2^-126.
 #if defined(__AVX512F__)
 inline Floats exp2_of_product(Floats x, float factor) {
   // Adding 1.5 * 2^18 rounds to a multiple of 1/32: the low five bits are its parts in 32, and
