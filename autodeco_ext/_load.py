@@ -58,6 +58,8 @@ def build_info() -> dict[str, Any]:
 def cpu_isa() -> str:
     """Name of the instruction set the CPU kernels use: `scalar`, `avx2` or `avx512`.
 
+    It is compiled into the kernels and read from the table that the ops call.
+
     Example:
         >>> cpu_isa() in supported_cpu_isas()
         True

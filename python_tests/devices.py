@@ -129,5 +129,4 @@ class OpsOnDevice:
             copies.bring_back(out)
             return out
 
-        on_device.device = self.device
         return on_device

@@ -68,12 +68,6 @@ def keywords(options: LossOptions) -> dict[str, Any]:
     return {"variant": variant, "cumulative": cumulative, **named}
 
 
-def differentiates_logits() -> bool:
-    """Whether the ops that a test calls can: where they run on CUDA, there is no kernel for it."""
-    device = getattr(autodeco_ext.autodeco_loss, "device", None)
-    return device is None or device.type != "cuda"
-
-
 def run_losses(
     logits: Tensor,
     temperature: Tensor,
@@ -87,9 +81,8 @@ def run_losses(
 ) -> LossResults:
     """logits [rows, vocab] in any memory layout, the others [rows]. None drops no easy token.
 
-    with_logits: and the gradient of the logits, where the op has it.
+    with_logits: and the gradient of the logits.
     """
-    with_logits = with_logits and differentiates_logits()
     logits = logits.detach().requires_grad_(with_logits)
     temperature = temperature.detach().clone().requires_grad_()
     top_p = top_p.detach().clone().requires_grad_()

@@ -10,10 +10,11 @@ import pytest
 import torch
 from bench_records import SHAPE, record
 
+import autodeco_ext
 from bench import __main__ as program
 from bench import cases
 from bench.cuda_timing import CudaTimer
-from bench.gpu import STAGES, Deadline
+from bench.gpu import STAGES, Deadline, exercise
 from bench.gpu import bench as gpu_bench
 from bench.gpu import build as gpu_build
 from bench.gpu import sanitize as gpu_sanitize
@@ -146,13 +147,57 @@ def test_no_case_begins_after_the_time_is_over(
 
 def test_important_shapes_come_first() -> None:
     options = gpu_bench.parser().parse_args([])
-    shapes = sorted(gpu_bench.shapes(gpu_bench.parser(), options), key=gpu_bench.priority)
+    shapes = gpu_bench.wanted(options)
     peaked = sum(cases.has_distribution(op, "peaked") for op in cases.NAMES)
     assert {(s.vocab, s.distribution, s.rows) for s in shapes[: 6 * peaked]} == {
         (151936, "peaked", rows) for rows in (1, 64, 256)
     }
     assert shapes[0] == Shape("sample", "peaked", 1, 151936, "bfloat16")
     assert all(shape.vocab != 151936 for shape in shapes[-10:])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_losses_are_timed_at_the_rows_of_their_goal(dtype: str) -> None:
+    goal = Shape("autodeco_loss", "peaked", 4096, 151936, dtype)
+    shapes = gpu_bench.wanted(gpu_bench.parser().parse_args([]))
+    assert goal in shapes
+    assert {shape.op for shape in shapes if shape.rows == 4096} == {"autodeco_loss"}
+    later = shapes[shapes.index(goal) :]
+    assert any(shape.vocab == 151936 and shape.rows == 1024 for shape in later)
+    for others in (["--rows", "1"], ["--op", "sample"], ["--vocab", "32000"]):
+        assert goal not in gpu_bench.wanted(gpu_bench.parser().parse_args(others))
+
+
+def test_what_the_sanitizers_watch_is_right_on_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exercise.main("cpu", vocabs=(1, 7, 4099)) == 0
+    assert capsys.readouterr().out.endswith("calls, 0 wrong\n")
+
+
+@pytest.mark.parametrize("mistake", ["a token outside", "another count", "a gradient"])
+def test_what_the_sanitizers_watch_is_judged(
+    monkeypatch: pytest.MonkeyPatch, mistake: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample, loss = autodeco_ext.sample, autodeco_ext.autodeco_loss
+
+    def wrong_sample(*arguments, **named):
+        result = sample(*arguments, **named)
+        if not named.get("return_info"):
+            return result
+        if mistake == "a token outside":
+            return result._replace(tokens=torch.full_like(result.tokens, 4098))
+        return result._replace(kept=result.kept + 1)
+
+    def wrong_loss(logits, *arguments, **named):
+        result = loss(logits, *arguments, **named)
+        return result._replace(loss=result.loss + 0.01 * logits[:, 0].float())
+
+    name, wrong = (
+        ("autodeco_loss", wrong_loss) if mistake == "a gradient" else ("sample", wrong_sample)
+    )
+    monkeypatch.setattr(autodeco_ext, name, wrong)
+    assert exercise.main("cpu", vocabs=(4099,)) == 1
+    said = "dL/dlogits" if mistake == "a gradient" else "sample with top_k and min_p"
+    assert f"wrong: {said}" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ def test_build_info_names_what_was_built_and_why() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", autodeco_ext.supported_cpu_isas())
 def test_the_environment_forces_an_instruction_set(isa: str) -> None:
+    """cpu_isa() is compiled into the kernels and comes from the table that every op calls."""
     result = run("import autodeco_ext as a; print(a.cpu_isa())", AUTODECO_CPU_ISA=isa)
     assert result.stdout.strip() == isa
 
@@ -42,6 +43,14 @@ def test_an_unknown_instruction_set_fails_the_import_with_a_sentence() -> None:
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: autodeco_ext: AUTODECO_CPU_ISA must be one of scalar")
     assert last.endswith("got 'sse9'")
+
+
+@pytest.mark.parametrize("isa", autodeco_ext.supported_cpu_isas())
+def test_the_kernels_that_ops_call_are_those_of_the_chosen_set(isa: str) -> None:
+    before = autodeco_ext.cpu_isa()
+    autodeco_ext.set_cpu_isa(isa)
+    assert autodeco_ext.cpu_isa() == isa
+    autodeco_ext.set_cpu_isa(before)
 
 
 def test_an_unknown_instruction_set_changes_nothing() -> None:

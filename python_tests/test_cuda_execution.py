@@ -71,6 +71,10 @@ def decode_step(given: Arguments) -> autodeco_ext.DecodeStep:
     )
 
 
+def labels_of(given: Arguments) -> Tensor:
+    return given["seed"].remainder(given["logits"].shape[-1])
+
+
 def row_losses(given: Arguments) -> autodeco_ext.reference.AutoDecoLoss:
     """Without dropped tokens, which are drawn. The kernel computes gradients in any case."""
     logits = given["logits"]
@@ -78,9 +82,20 @@ def row_losses(given: Arguments) -> autodeco_ext.reference.AutoDecoLoss:
         logits,
         given["temperature"],
         given["top_p"].clamp(max=1),
-        given["seed"].remainder(logits.shape[-1]),  # a label
+        labels_of(given),
         easy_token_drop=0.0,
         reduction="none",
+    )
+
+
+def gradient_of_logits(
+    logits: Tensor, temperature: Tensor, top_p: Tensor, labels: Tensor
+) -> Tensor:
+    """The op that backward calls, with the released options: a graph has no autograd inside."""
+    counted = torch.ones(2, *labels.shape, dtype=torch.bool, device=labels.device)
+    options = (False, False, 30.0, 0.01, 1e-8, 1e-9, 1e-9)
+    return torch.ops.autodeco_ext.autodeco_loss_logits_gradient(
+        logits, temperature, top_p, labels, counted, counted.float(), *options
     )
 
 
@@ -96,6 +111,9 @@ CALLS: dict[str, Callable[[Arguments], Any]] = {
     "kept_indices": lambda given: autodeco_ext.kept_indices(**filters(given), capacity=20_000),
     "decode_step": decode_step,
     "autodeco_loss": row_losses,
+    "autodeco_loss_logits_gradient": lambda given: gradient_of_logits(
+        given["logits"], given["temperature"], given["top_p"].clamp(max=1), labels_of(given)
+    ),
 }
 
 
@@ -194,11 +212,15 @@ def step_of_logits(logits: Tensor) -> Tensor:
     return torch.stack([step.tokens.float(), step.temperature])
 
 
-def loss_of_logits(logits: Tensor) -> Tensor:
+def with_halves(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """logits, T, P, labels."""
     halves = torch.full(logits.shape[:-1], 0.5, device=logits.device)
-    labels = torch.full_like(halves, 4000, dtype=torch.int64)
+    return logits, halves, halves, torch.full_like(halves, 4000, dtype=torch.int64)
+
+
+def loss_of_logits(logits: Tensor) -> Tensor:
     return autodeco_ext.autodeco_loss(
-        logits, halves, halves, labels, easy_token_drop=0.0, reduction="none"
+        *with_halves(logits), easy_token_drop=0.0, reduction="none"
     ).loss
 
 
@@ -210,6 +232,7 @@ OF_LOGITS: dict[str, Callable[[Tensor], Tensor]] = {
     "kept_indices_of_any_number": lambda logits: autodeco_ext.kept_indices(logits, 0.5, 0.9).ids,
     "decode_step": step_of_logits,
     "autodeco_loss": loss_of_logits,
+    "autodeco_loss_logits_gradient": lambda logits: gradient_of_logits(*with_halves(logits)),
 }
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 import torch
+from conftest import pytest_collection_modifyitems
 from devices import OpsOnDevice
+from loss_judge import of_each_label, random_arguments, run_losses
 from torch import Tensor
 
 import autodeco_ext
@@ -98,6 +101,18 @@ def test_gradients_are_still_asked_for() -> None:
     run(look, torch.zeros(2, requires_grad=True))
 
 
+def test_the_losses_have_all_their_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the logits too, of rows that share their memory too."""
+    row = torch.linspace(-3, 3, 7)
+    for given in (random_arguments("gaussian", 4, 130), of_each_label(row, 0.9, 0.6)):
+        with monkeypatch.context() as patch:
+            expected = run_losses(*given, with_logits=True)
+            patch.setattr(autodeco_ext, "autodeco_loss", ON_CPU.wrap(autodeco_ext.autodeco_loss))
+            got = run_losses(*given, with_logits=True)
+        assert got.top_p_loss_d_logits is not None
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
 def test_the_ops_give_what_they_give_without_it() -> None:
     cube = BASE.view(3, 4, 130)
     view = cube[:, 1:, 5:101]
@@ -122,3 +137,14 @@ def test_invalid_rows_are_an_error_unless_the_test_says_otherwise() -> None:
 
     assert run(sample, BASE) is True
     assert run(sample, BASE, check=False) is False
+
+
+def test_a_known_miss_is_one_of_the_cpu_kernels() -> None:
+    marks = [pytest.mark.xfail(strict=True).mark, pytest.mark.slow.mark]
+    items = [
+        SimpleNamespace(callspec=SimpleNamespace(params={"backend": name}), own_markers=marks)
+        for name in ("scalar", "cuda")
+    ]
+    pytest_collection_modifyitems([*items, SimpleNamespace(own_markers=marks)])
+    assert [len(item.own_markers) for item in items] == [2, 1]
+    assert items[1].own_markers[0].name == "slow"

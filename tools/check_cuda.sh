@@ -4,7 +4,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 if ! command -v nvcc >/dev/null; then
-  echo "check-cuda: skipped, there is no nvcc on PATH"
+  echo "check-cuda: nothing was checked: there is no nvcc on PATH (the CUDA half was not compiled)"
   exit 0
 fi
 work=$(mktemp -d)

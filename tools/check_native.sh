@@ -1,9 +1,18 @@
 #!/usr/bin/env bash
 # Builds and runs the native tests under AddressSanitizer and UBSan, and the CUDA kernels on the
-# emulated device, also under ThreadSanitizer.
+# emulated device, also under ThreadSanitizer. Before that the CPU kernels must compile for AArch64.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
+if command -v aarch64-linux-gnu-g++ >/dev/null; then
+  for source in csrc/cpu/kernels.cpp csrc/cpu/isa.cpp; do
+    aarch64-linux-gnu-g++ -std=c++20 -fsyntax-only \
+      -DAUTODECO_ISA=scalar -Icsrc/include -Icsrc/cpu "$source"
+  done
+  echo "check-native: the CPU kernels compile for AArch64"
+else
+  echo "check-native: AArch64 was not checked: there is no aarch64-linux-gnu-g++ on PATH"
+fi
 mkdir -p build
 cmake -S csrc/tests -B build/native -G Ninja >build/native.log 2>&1 || { cat build/native.log; exit 1; }
 cmake --build build/native

@@ -100,14 +100,14 @@ bool isa_is_supported(Isa isa) {
   return false;
 }
 
-Isa active_isa() { return active().load(std::memory_order_relaxed); }
-
 bool set_active_isa(Isa isa) {
   if (!isa_is_built(isa) || !isa_is_supported(isa)) return false;
   active().store(isa, std::memory_order_relaxed);
   return true;
 }
 
-const KernelTable& active_kernels() { return *kernels_of(active_isa()); }
+const KernelTable& active_kernels() {
+  return *kernels_of(active().load(std::memory_order_relaxed));
+}
 
 }  // namespace autodeco::cpu

@@ -21,6 +21,7 @@ constexpr int kNumIsas = 3;
 
 // The kernels compiled for one instruction set. Each works on the rows [begin, end).
 struct KernelTable {
+  const char* isa;  // its name, compiled in with the kernels
   void (*sample)(const SampleArguments& arguments, int64_t begin, int64_t end);
   void (*filter_logits)(const FilterLogitsArguments& arguments, int64_t begin, int64_t end);
   void (*count_kept)(const KeptIndicesArguments& arguments, int64_t begin, int64_t end);
@@ -41,11 +42,10 @@ const char* isa_name(Isa isa);
 bool isa_is_built(Isa isa);
 bool isa_is_supported(Isa isa);
 
-Isa active_isa();
-
 // False, and no change, if the instruction set is not built or not supported.
 bool set_active_isa(Isa isa);
 
+// What every op runs. Its name is that of the instruction set in use.
 const KernelTable& active_kernels();
 
 }  // namespace autodeco::cpu

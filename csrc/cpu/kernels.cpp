@@ -17,15 +17,24 @@
 #include "predict_parameters_impl.h"
 #include "sample_impl.h"
 
+#define AUTODECO_TEXT_OF(name) #name
+#define AUTODECO_NAME_OF(name) AUTODECO_TEXT_OF(name)  // expands it first
+
 namespace autodeco::cpu::AUTODECO_ISA {
 
 const KernelTable& kernels();  // declared where isa.cpp does
 
 const KernelTable& kernels() {
-  static constexpr KernelTable table = {
-      &sample_rows,        &filter_logits_rows,          &count_kept_rows,
-      &write_kept_rows,    &distribution_stats_rows,     &predict_parameters_rows,
-      &autodeco_loss_rows, &autodeco_loss_gradient_rows, &floor_rows};
+  static constexpr KernelTable table = {AUTODECO_NAME_OF(AUTODECO_ISA),
+                                        &sample_rows,
+                                        &filter_logits_rows,
+                                        &count_kept_rows,
+                                        &write_kept_rows,
+                                        &distribution_stats_rows,
+                                        &predict_parameters_rows,
+                                        &autodeco_loss_rows,
+                                        &autodeco_loss_gradient_rows,
+                                        &floor_rows};
   return table;
 }
 

@@ -74,8 +74,8 @@ PYBIND11_MODULE(_C, module) {
   module.doc() = "Build information and CPU dispatch of autodeco_ext.";
   module.def("build_info", &autodeco::build_info, "What was built, with what, and why.");
   module.def(
-      "cpu_isa", [] { return autodeco::cpu::isa_name(autodeco::cpu::active_isa()); },
-      "Name of the instruction set in use.");
+      "cpu_isa", [] { return autodeco::cpu::active_kernels().isa; },
+      "Name compiled into the CPU kernels that the ops run.");
   module.def("supported_cpu_isas", &autodeco::supported_cpu_isas,
              "Names of the instruction sets that are built and run here.");
   module.def("set_cpu_isa", &autodeco::set_cpu_isa, py::arg("name"),
