@@ -48,9 +48,11 @@ def decode_step(
     """Predicts temperature and top_p of every row with the heads, and draws a token with them.
 
     The same as `heads(hidden_states, logits)` and then `sample(logits, temperature, top_p, ...)`,
-    without a gradient. At most five operations, none of which reads a value on the host: hidden
-    states to float32, the product of either head's first weights with them, the rest of both heads
-    with the features of the row, the draw.
+    without a gradient. With seeds given and both values predicted these are at most five
+    operations: hidden states to float32 (none if they are), the product of either head's first
+    weights with them, the rest of both heads with the features of the row, the draw. Without seeds
+    one more draws them, and a temperature or top_p given as a number takes one more to return it as
+    a tensor; a given top_p saves the product of its head. No operation reads a value on the host.
 
     Args:
         hidden_states: `[..., H]`, input of the LM head, any floating point dtype.
@@ -60,8 +62,7 @@ def decode_step(
         temperature: draw with this instead of the predicted temperature; finite and >= 0. As in
             `generate`, the top-p head goes on reading the predicted one.
         top_p: draw with this instead of the predicted top_p; the top-p head then does not run.
-        top_k, min_p, seed, offset, generator, return_info: as in `sample`. Without seeds one more
-            operation draws them.
+        top_k, min_p, seed, offset, generator, return_info: as in `sample`.
         valid_vocab: as in `sample`; the heads read all columns, as they do in training.
         check: as in `sample`.
 

@@ -1,4 +1,4 @@
-"""Heads, processors and `generate` on CUDA: the tokens, traces and sentences of the CPU."""
+"""Heads, losses, processors and `generate` on CUDA: what the CPU gives, and its sentences."""
 
 from __future__ import annotations
 
@@ -167,6 +167,32 @@ def test_a_model_that_outputs_nan_is_an_error_about_its_logits(cuda, model):
         spoilt.get_parameter("lm_head.weight")[3] = float("nan")
     with pytest.raises(ValueError, match=r"^autodeco_ext.generate: logits must be free of NaN"):
         draw(spoilt, PROMPT.to(cuda))
+
+
+# The loss.
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_loss_of_labels_and_its_gradients_are_the_references(device, model, training):
+    predicted = model(PROMPT)
+    # Never the most likely token: which of those are dropped is drawn by the device's generator.
+    third = predicted.logits.topk(3).indices[:, :-1, 2]
+    labels = torch.cat([PROMPT[:, :1], third], dim=1)
+    expected = reference.autodeco_loss(
+        predicted.logits.detach(),
+        predicted.temperature,
+        predicted.top_p,
+        torch.cat([third, torch.full((len(PROMPT), 1), -100)], dim=1),
+    ).loss
+    gradients = torch.autograd.grad(expected, list(model.heads.parameters()))
+    moved = on(device, model)
+    moved.heads.train(training)
+    output = moved(PROMPT.to(device), labels=labels.to(device))
+    assert output.loss.device == device and (output.logits is None) == training
+    output.loss.backward()
+    torch.testing.assert_close(output.loss.cpu(), expected, rtol=1e-4, atol=1e-6)
+    for parameter, gradient in zip(moved.heads.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad.cpu(), gradient, rtol=1e-3, atol=1e-5)
 
 
 # Processors.

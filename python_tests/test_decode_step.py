@@ -146,21 +146,30 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+PREDICTED = ["mm", "mm", "predict_parameters"]
+SEEDS = "randint"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("dtype", "options", "names"),
+    ("options", "names"),
     [
-        (torch.bfloat16, {}, ["_to_copy", "mm", "mm", "predict_parameters", "sample"]),
-        (torch.float32, {}, ["mm", "mm", "predict_parameters", "sample"]),
-        (torch.float32, {"top_p": 0.9}, ["mm", "predict_parameters", "sample", "full"]),
+        ({"seed": 1}, [*PREDICTED, "sample"]),
+        ({}, [*PREDICTED, SEEDS, "sample"]),
+        ({"seed": 1, "temperature": 0.9}, [*PREDICTED, "sample", "full"]),
+        ({"temperature": 0.9}, [*PREDICTED, SEEDS, "sample", "full"]),
+        ({"seed": 1, "top_p": 0.9}, ["mm", "predict_parameters", "sample", "full"]),
+        ({"top_p": 0.9}, ["mm", "predict_parameters", SEEDS, "sample", "full"]),
     ],
 )
-def test_a_step_is_five_operations_at_most(dtype, options: dict, names: list[str]) -> None:
+def test_a_step_is_the_operations_that_the_docs_name(dtype, options, names) -> None:
     """Each is a kernel on CUDA; the products may be more, as cuBLAS decides."""
     heads = make_heads()
     hidden, logits = make_input(3, dtype=dtype)
     with Operations() as operations:
-        autodeco_ext.decode_step(hidden, logits, heads, seed=1, **options)
-    assert operations.names == names
+        autodeco_ext.decode_step(hidden, logits, heads, **options)
+    converted = [] if dtype == torch.float32 else ["_to_copy"]
+    assert operations.names == converted + names
 
 
 @pytest.mark.slow

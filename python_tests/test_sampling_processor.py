@@ -93,6 +93,7 @@ def test_tokens_inside_generate_follow_the_distribution(base, mode):
     assert_follows(tokens, base, prompt, **SETTINGS)
 
 
+@pytest.mark.filterwarnings("ignore:autodeco_ext.SamplingLogitsProcessor. mode='sample'")
 def test_sample_mode_is_immune_to_what_generate_adds(base):
     prompt = torch.tensor([[1, 7, 20, 33]]).expand(ROWS, -1)
     processor = SamplingLogitsProcessor(temperature=1.5, mode="sample", seed=0)
@@ -100,6 +101,33 @@ def test_sample_mode_is_immune_to_what_generate_adds(base):
         prompt, logits_processor=[processor], max_new_tokens=2, do_sample=True, top_p=0.3, top_k=2
     )
     assert_follows(tokens, base, prompt, temperature=1.5)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"top_k": 0}])  # with a warper behind it, and without
+def test_sample_mode_warns_once_where_generate_draws_too(base, arguments):
+    processor = SamplingLogitsProcessor(mode="sample")
+    prompt = torch.tensor([[1, 7]])
+    options = {"logits_processor": [processor], "max_new_tokens": 2}
+    with pytest.warns(UserWarning, match="mode='sample' has drawn the token") as caught:
+        base.generate(prompt, **options, do_sample=True, **arguments)
+        base.generate(prompt, **options, do_sample=True, **arguments)
+    assert len(caught) == 1
+
+
+def test_sample_mode_is_silent_where_generate_does_as_it_should(base):
+    prompt = torch.tensor([[1, 7]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for arguments in ({}, {"num_return_sequences": 2, "do_sample": True}):
+            processor = SamplingLogitsProcessor(mode="sample")
+            options = processor.generate_kwargs() | arguments
+            base.generate(prompt, logits_processor=[processor], max_new_tokens=2, **options)
+        processor(NO_IDS, torch.zeros(1, 5))  # nor in a loop of one's own
+
+
+def test_generate_kwargs_leave_the_draw_to_whom_the_mode_says():
+    assert SamplingLogitsProcessor(mode="sample").generate_kwargs() == {"do_sample": False}
+    assert SamplingLogitsProcessor(mode="filter").generate_kwargs()["do_sample"] is True
 
 
 def test_a_wrong_sampler_fails_the_same_check(base):
@@ -119,7 +147,7 @@ def test_per_row_parameters_inside_generate(base):
         logits_processor=[processor],
         max_new_tokens=2,
         num_return_sequences=ROWS,
-        **processor.generate_kwargs(),
+        do_sample=True,
     )
     for row in range(2):
         settings = {"temperature": temperature[row].item(), "top_p": top_p[row].item()}

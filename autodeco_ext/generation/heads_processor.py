@@ -43,8 +43,9 @@ class AutoDecoLogitsProcessor(ModeProcessor):
     Args:
         heads: an AutoDecoHeads for the model's hidden size, on the device of its LM head.
         model: a causal language model of transformers without heads of its own.
-        mode: "filter" for do_sample=True, "sample" to draw here, as in SamplingLogitsProcessor;
-            generate must not add warpers of its own: pass **processor.generate_kwargs().
+        mode: "filter" for do_sample=True, "sample" to draw here, for do_sample=False, as in
+            SamplingLogitsProcessor; generate must not add warpers of its own: pass
+            **processor.generate_kwargs().
         seed: mode "sample" only, as in SamplingLogitsProcessor.
 
     Detach with remove(), or use the processor as a context manager.

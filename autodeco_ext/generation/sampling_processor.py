@@ -7,7 +7,7 @@ import warnings
 from typing import Any, Literal
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation import logits_process
 
 from autodeco_ext.generation.parameters import SamplingParameters, check_seed, seeds_for_rows
@@ -50,11 +50,14 @@ class ModeProcessor(LogitsProcessor):
         self._warned = False
 
     def generate_kwargs(self) -> dict[str, Any]:
-        """Return keyword arguments with which generate samples and adds nothing of its own.
+        """Return keyword arguments with which generate adds nothing of its own.
 
-        In mode "sample" do_sample=False does too, and is faster, but generate then refuses
-        num_return_sequences.
+        In mode "filter" generate samples, without warpers. In mode "sample" it takes the argmax,
+        which is the token drawn here. It then refuses num_return_sequences > 1: pass
+        do_sample=True instead of these arguments there.
         """
+        if self.mode == "sample":
+            return {"do_sample": False}
         return {
             "do_sample": True,
             "temperature": 1.0,
@@ -75,6 +78,7 @@ class ModeProcessor(LogitsProcessor):
         if self.mode == "filter":
             self._warn_about_warpers_behind()
             return filter_logits(scores, *settings)
+        self._warn_about_a_second_draw()
         tokens = self._draw(input_ids, scores, settings)
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
 
@@ -90,17 +94,27 @@ class ModeProcessor(LogitsProcessor):
     def neighbours(self) -> tuple[list, list]:
         """Return the processors of this generate call that run before and after this one.
 
-        The list that calls us is the only place that knows; it is found on the stack. Both are
-        empty without one.
+        Both are empty where no generate call is on the stack.
+        """
+        processors, _ = self._loop()
+        place = next((i for i, p in enumerate(processors) if p is self), len(processors))
+        return processors[:place], processors[place + 1 :]
+
+    def _loop(self) -> tuple[list, GenerationConfig | None]:
+        """Return all processors of this generate call and its configuration.
+
+        The list that calls us and generate's loop, which calls the list, are the only places that
+        know; they are found on the stack. Empty and None without them.
         """
         frame = sys._getframe(1)
         while frame is not None:
             caller = frame.f_locals.get("self")
             if isinstance(caller, LogitsProcessorList):
-                place = next((i for i, p in enumerate(caller) if p is self), len(caller))
-                return list(caller[:place]), list(caller[place + 1 :])
+                loop = frame.f_back
+                config = None if loop is None else loop.f_locals.get("generation_config")
+                return list(caller), config if isinstance(config, GenerationConfig) else None
             frame = frame.f_back
-        return [], []
+        return [], None
 
     def _warn_about_warpers_behind(self) -> None:
         """Warn once if generate runs warpers behind: a bare do_sample=True adds TopK(50)."""
@@ -116,13 +130,31 @@ class ModeProcessor(LogitsProcessor):
                 stacklevel=2,
             )
 
+    def _warn_about_a_second_draw(self) -> None:
+        """Warn once if generate draws as well, from the one token that is left.
+
+        Not with num_return_sequences > 1, which generate takes with do_sample=True only.
+        """
+        if self._warned:
+            return
+        _, config = self._loop()
+        if config is None or not config.do_sample or (config.num_return_sequences or 1) > 1:
+            return
+        self._warned = True
+        warnings.warn(
+            f"autodeco_ext.{self.owner}: mode='sample' has drawn the token, so do_sample=True only"
+            " adds the time of generate's own warpers, softmax and multinomial; pass"
+            " **processor.generate_kwargs() to generate, or do_sample=False",
+            stacklevel=2,
+        )
+
 
 class SamplingLogitsProcessor(ModeProcessor):
     """Temperature, top_k, top_p and min_p in one step, in place of the stock warpers.
 
     Filters run in the order temperature, top_k, top_p, min_p. A logits processor for generate; the
     parameters may differ from row to row. Generate must not add warpers of its own: pass
-    **processor.generate_kwargs().
+    **processor.generate_kwargs(). It warns once where generate does, or draws a second time.
 
     Args:
         temperature: >= 0 (0: the argmax), number or tensor [rows].
@@ -130,9 +162,10 @@ class SamplingLogitsProcessor(ModeProcessor):
         top_k: >= 0, int or integer tensor [rows]; 0 or None is off.
         min_p: in [0, 1], number or tensor [rows]; 0 or None is off.
         mode: "filter" returns logits / temperature inside the kept set and -inf outside, for
-            do_sample=True. "sample" draws the token itself and leaves only that one finite, so
-            that it is chosen with do_sample=False as well as do_sample=True, whatever warpers run
-            behind it.
+            do_sample=True. "sample" draws the token itself and leaves only that one finite, for
+            do_sample=False, where generate takes the argmax. With do_sample=True, which generate
+            asks for where num_return_sequences > 1, the token is the same, whatever warpers run
+            behind, but softmax and multinomial run too.
         seed: mode "sample" only: an int s (row r uses s + r) or an int64 tensor [rows]; the draw
             depends on it and on the number of tokens (padding included) before the drawn one.
             None: torch's generator.
