@@ -31,6 +31,7 @@ PARTS = {
     "cpu-vocabularies": f"cpu {_SAMPLING} --rows 8 {_VOCABS} --distribution peaked --seconds 0.3",
     "cpu-2-threads": f"cpu {_SAMPLING} {_OURS} --rows 1 8 64 --distribution peaked --threads 2",
     "cpu-loss": f"cpu {_LOSS} --rows 1 8 --seconds 0.5",
+    "cpu-loss-64": f"cpu {_LOSS} --rows 64 --seconds 0.3 --provider autodeco_ext floor released",
     "cpu-linear-loss": f"cpu {_LINEAR} linear_autodeco_loss --rows 16 64 256",
     "cpu-linear-loss-4096": f"cpu {_LINEAR} linear_autodeco_loss {_OURS} --rows 4096",
     "cpu-head-training": f"cpu {_LINEAR} head_training_step --rows 256",
@@ -44,6 +45,7 @@ CHARTS = {
     ("cpu-vocabularies",): "latency",
     ("cpu-rows", "cpu-2-threads"): "threads",
     ("cpu-loss",): "speed-up memory floor",
+    ("cpu-loss-64",): "speed-up",
     ("cpu-linear-loss",): "rows memory speed-up",
     ("cpu-linear-loss-4096",): "rows",  # of which there is one: the table alone
     ("cpu-head-training",): "speed-up",
