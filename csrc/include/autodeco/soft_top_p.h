@@ -105,7 +105,10 @@ struct Standing {
   double slope;
 };
 
-// Goes through the tokens of a row in rank order and sums what they keep.
+namespace {
+
+// Goes through the tokens of a row in rank order and sums what they keep. In an unnamed namespace,
+// because members have no `static` for that.
 struct SoftTopPWalk {
   double steepness;
   double top_p;
@@ -212,6 +215,8 @@ struct SoftTopPWalk {
     return {passed() > top_p ? 0.0 : group.mass, group.lambda};
   }
 };
+
+}  // namespace
 
 struct LabelToken {
   double probability;
