@@ -45,7 +45,9 @@ def inputs(
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=device)
 
-    torch.manual_seed(0)
+    # With 0, at 4096 tokens, a hidden unit of a checked one is 4e-8, next to the kink of its ReLU:
+    # float32 and float64 then differ by 2 % of the gradient.
+    torch.manual_seed(1)
     heads = AutoDecoHeads(AutoDecoConfig(hidden_size=HIDDEN_SIZE)).to(device)
     weight = normal(vocab, HIDDEN_SIZE).mul_(deviation / HIDDEN_SIZE**0.5).to(DTYPES[dtype])
     label_logit = math.log(vocab) + deviation**2 / 2  # of the same size as all others together
