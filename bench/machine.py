@@ -33,8 +33,14 @@ def _processor() -> str:
 
 
 def commit() -> str:
-    """The commit, «-dirty» if the checkout differs from it, or «unknown» outside a repository."""
-    return _first_line(["git", "describe", "--always", "--dirty"]) or "unknown"
+    """The commit, «-dirty» if the checkout differs from it, or «unknown» outside a repository.
+
+    What an earlier benchmark wrote is no difference.
+    """
+    described = _first_line(["git", "describe", "--always"])
+    sources = [":/", ":(top,exclude)bench/results"]
+    changed = _first_line(["git", "status", "--porcelain", "--untracked-files=no", "--", *sources])
+    return f"{described}-dirty" if described and changed else described or "unknown"
 
 
 def machine() -> dict[str, str | int]:
