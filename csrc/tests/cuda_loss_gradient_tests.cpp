@@ -47,41 +47,13 @@ Upstream upstream_for(const std::vector<std::vector<float>>& rows, const LossInp
 template <typename Element>
 void gradients_are_those_of_the_sorted_row(int trials, uint64_t seed) {
   std::mt19937_64 random(seed);
-  const float temperatures[] = {1.0f, 0.3f, 2.0f, 0.05f, 0.7f, 0.005f, 1e-4f, 1e30f};
-  const float top_ps[] = {0.9f, 0.5f, 0.99f, 0.0f, 1.0f, 0.999f, 0.01f, 0.7f, 0.999999f};
-  const double steepnesses[] = {3.0, 1e-6, 300.0, 1e4};
   for (int trial = 0; trial < trials; ++trial) {
-    const int vocab = 1 + static_cast<int>(random() % (trial % 4 == 0 ? 30000 : 3000));
-    const int rows = 1 + static_cast<int>(random() % 3);
-    const RowKind kind = static_cast<RowKind>(random() % static_cast<int>(RowKind::kNumKinds));
-    std::vector<std::vector<float>> logits;
-    for (int row = 0; row < rows; ++row) {
-      logits.push_back(trial % 8 == 4 ? make_clusters(vocab, random)
-                                      : make_row(kind, vocab, random));
-    }
-    const Batch<Element> batch(logits, static_cast<int>(random() % 4));
-    LossInputs inputs;
-    inputs.options.megatron = random() % 3 == 0;
-    inputs.options.exclusive = random() % 2 == 0;
-    if (random() % 3 == 0) inputs.options.steepness = steepnesses[random() % 4];
-    if (random() % 3 == 0) {
-      inputs.options.temperature_clamp = inputs.options.top_p_temperature_clamp = 0.0f;
-    }
-    for (int row = 0; row < rows; ++row) {
-      const float temperature =
-          kind == RowKind::kClose && random() % 2 == 0 ? 1e-4f : temperatures[random() % 8];
-      inputs.temperature.push_back(temperature);
-      inputs.top_p.push_back(top_ps[random() % 9]);
-      inputs.labels.push_back(
-          choose_label(batch.rows[row], temperature, inputs.top_p.back(), random));
-    }
+    const RandomLosses<Element> all = random_losses<Element>(trial, random);
+    const auto& [batch, inputs, what] = all;
+    const int rows = batch.num_rows;
+    const int vocab = batch.vocab;
     const Upstream upstream = upstream_for(batch.rows, inputs, trial % 3);
     const LogitsGradient<Element> got = logits_gradient(batch, inputs, upstream);
-    const std::string what =
-        "kind " + std::to_string(static_cast<int>(kind)) + ", vocab " + std::to_string(vocab) +
-        ", megatron " + std::to_string(inputs.options.megatron) + ", exclusive " +
-        std::to_string(inputs.options.exclusive) + ", steepness " +
-        std::to_string(inputs.options.steepness) + ", trial " + std::to_string(trial);
     for (int row = 0; row < rows; ++row) {
       judge_row(batch.rows[row], inputs, row, upstream, got.values.data() + row * vocab,
                 what + ", row " + std::to_string(row));
@@ -92,14 +64,9 @@ void gradients_are_those_of_the_sorted_row(int trials, uint64_t seed) {
              "same in another order of threads: " + what);
     }
     emulation::device.order = Order::kForward;
-    // The last row alone, at another alignment.
-    const Batch<Element> alone({batch.rows.back()}, (batch.misaligned + 1) % 4);
-    LossInputs one = inputs;
-    one.temperature = {inputs.temperature.back()};
-    one.top_p = {inputs.top_p.back()};
-    one.labels = {inputs.labels.back()};
+    const RandomLosses<Element> alone = last_alone(all);
     const Upstream its(1, upstream.gradients[rows - 1], upstream.gradients[2 * rows - 1]);
-    const LogitsGradient<Element> single = logits_gradient(alone, one, its);
+    const LogitsGradient<Element> single = logits_gradient(alone.batch, alone.inputs, its);
     expect(std::memcmp(single.values.data(), got.values.data() + (rows - 1) * vocab,
                        vocab * sizeof(Element)) == 0,
            "a row does not see its batch: " + what);

@@ -97,6 +97,60 @@ inline int64_t choose_label(const std::vector<float>& row, float temperature, fl
   return oracle.order[std::clamp(rank, 0, oracle.num_finite - 1)];
 }
 
+// Rows of one kind with parameters and labels that are hard, and what to call them.
+template <typename Element>
+struct RandomLosses {
+  Batch<Element> batch;
+  LossInputs inputs;
+  std::string what;
+};
+
+template <typename Element>
+RandomLosses<Element> random_losses(int trial, std::mt19937_64& random) {
+  const float temperatures[] = {1.0f, 0.3f, 2.0f, 0.05f, 0.7f, 0.005f, 1e-4f, 1e30f};
+  const float top_ps[] = {0.9f, 0.5f, 0.99f, 0.0f, 1.0f, 0.999f, 0.01f, 0.7f, 0.999999f};
+  const double steepnesses[] = {3.0, 1e-6, 300.0, 1e4};
+  const int vocab = 1 + static_cast<int>(random() % (trial % 4 == 0 ? 30000 : 3000));
+  const int rows = 1 + static_cast<int>(random() % 3);
+  const RowKind kind = static_cast<RowKind>(random() % static_cast<int>(RowKind::kNumKinds));
+  std::vector<std::vector<float>> logits;
+  for (int row = 0; row < rows; ++row) {
+    logits.push_back(trial % 8 == 4 ? make_clusters(vocab, random) : make_row(kind, vocab, random));
+  }
+  const Batch<Element> batch(logits, static_cast<int>(random() % 4));
+  LossInputs inputs;
+  inputs.options.megatron = random() % 3 == 0;
+  inputs.options.exclusive = random() % 2 == 0;
+  if (random() % 3 == 0) inputs.options.steepness = steepnesses[random() % 4];
+  if (random() % 3 == 0) {
+    inputs.options.temperature_clamp = inputs.options.top_p_temperature_clamp = 0.0f;
+  }
+  for (int row = 0; row < rows; ++row) {
+    const float temperature =
+        kind == RowKind::kClose && random() % 2 == 0 ? 1e-4f : temperatures[random() % 8];
+    inputs.temperature.push_back(temperature);
+    inputs.top_p.push_back(top_ps[random() % 9]);
+    inputs.labels.push_back(
+        choose_label(batch.rows[row], temperature, inputs.top_p.back(), random));
+  }
+  const std::string what =
+      "kind " + std::to_string(static_cast<int>(kind)) + ", vocab " + std::to_string(vocab) +
+      ", megatron " + std::to_string(inputs.options.megatron) + ", exclusive " +
+      std::to_string(inputs.options.exclusive) + ", steepness " +
+      std::to_string(inputs.options.steepness) + ", trial " + std::to_string(trial);
+  return {batch, inputs, what};
+}
+
+// The last row alone, at another alignment.
+template <typename Element>
+RandomLosses<Element> last_alone(const RandomLosses<Element>& all) {
+  LossInputs one = all.inputs;
+  one.temperature = {all.inputs.temperature.back()};
+  one.top_p = {all.inputs.top_p.back()};
+  one.labels = {all.inputs.labels.back()};
+  return {Batch<Element>({all.batch.rows.back()}, (all.batch.misaligned + 1) % 4), one, all.what};
+}
+
 // The losses and gradients of one row in float64, from a stable sort.
 struct LossOracle {
   std::vector<int> order;
