@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +26,12 @@ def _load_extension() -> ModuleType:
     try:
         from autodeco_ext import _C
     except ImportError as error:
+        here = Path(__file__).parent
+        if not list(here.glob("_C.*")):
+            raise ImportError(
+                f"autodeco_ext: {here} holds the sources without a compiled extension; run from"
+                " another folder to use an installed one, or build here with `make build`"
+            ) from error
         raise ImportError(
             f"autodeco_ext: the compiled extension does not load with torch {torch.__version__} "
             f"({error}); {REBUILD}"

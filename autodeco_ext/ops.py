@@ -63,7 +63,9 @@ def sample(
         seed: int64, key of the Philox4x32-10 generator. A scalar seed with a scalar offset gives
             row r the key (seed, offset + r); a tensor of one seed per row is used as given. None
             draws one seed per row from the torch generator.
-        offset: int64, counter of the generator; 0 by default.
+        offset: int64, counter of the generator; 0 by default. In a loop, the step: the same seed
+            and offset give the same random number. With a scalar seed that of a row at one step is
+            that of the row before at the next, so give one seed per row.
         generator: torch generator to draw seeds from; excludes `seed`.
         valid_vocab: columns at or beyond it do not exist (padded embedding tables); >= 1.
         num_samples: draw this many tokens per row; sample s of a row uses the fourth word of the

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +60,22 @@ def test_an_unknown_instruction_set_changes_nothing() -> None:
     with pytest.raises(ValueError, match="name must be one of scalar"):
         autodeco_ext.set_cpu_isa("sse9")
     assert autodeco_ext.cpu_isa() == before
+
+
+@pytest.mark.slow
+def test_sources_without_an_extension_say_where_they_are(tmp_path: Path) -> None:
+    package = Path(autodeco_ext.__file__).parent
+    here = tmp_path / "autodeco_ext"
+    shutil.copytree(package, here, ignore=shutil.ignore_patterns("_C.*", "__pycache__"))
+    # An editable install would find the extension of the checkout that it points to.
+    code = (
+        "import sys; sys.meta_path = [f for f in sys.meta_path if 'ditable' not in repr(f)];"
+        "import autodeco_ext"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert f"{here} holds the sources without a compiled extension" in result.stderr
 
 
 @pytest.mark.slow

@@ -166,6 +166,20 @@ def test_filter_mode_warns_once_about_warpers_behind_it(base):
         base.generate(prompt, logits_processor=[other], max_new_tokens=2, **other.generate_kwargs())
 
 
+def test_filter_mode_warns_once_where_generate_does_not_draw(base):
+    prompt = torch.tensor([[1, 7]])
+    processor = SamplingLogitsProcessor(1.3)
+    with pytest.warns(UserWarning, match="mode='filter' with do_sample=False is greedy") as caught:
+        base.generate(prompt, logits_processor=[processor], do_sample=False, max_new_tokens=3)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        beams = SamplingLogitsProcessor(1.3)
+        base.generate(
+            prompt, logits_processor=[beams], do_sample=False, num_beams=2, max_new_tokens=2
+        )
+
+
 def test_a_seed_fixes_the_tokens_and_rows_have_their_own(base):
     prompt = torch.tensor([[1, 7, 20, 33]]).expand(8, -1)
 

@@ -68,7 +68,8 @@ def _check_reachable(path: str, what: str) -> None:
     looks_like_a_folder = path.startswith((".", "/", "~")) or path.count("/") != 1
     if not Path(path).is_dir() and looks_like_a_folder:
         raise UserError(
-            f"the {what} must be a folder or a hub repository (owner/name), got {path!r}"
+            f"the {what} must be a folder or a hub repository (owner/name), got {path!r}, which is"
+            " neither"
         )
 
 

@@ -180,7 +180,7 @@ def split_problems(
         raise ValueError(
             "the problems must leave one for training and one for evaluation at least, got"
             f" {len(training)} and {len(evaluation)} of {len(first) + len(second)} different"
-            " problems"
+            " problems (questions that differ in their numbers only count as one)"
         )
     return training, evaluation
 

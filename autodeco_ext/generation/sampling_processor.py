@@ -77,6 +77,7 @@ class ModeProcessor(LogitsProcessor):
         settings = parameters.settings()
         if self.mode == "filter":
             self._warn_about_warpers_behind()
+            self._warn_about_no_draw()
             return filter_logits(scores, *settings)
         self._warn_about_a_second_draw()
         tokens = self._draw(input_ids, scores, settings)
@@ -129,6 +130,21 @@ class ModeProcessor(LogitsProcessor):
                 " **processor.generate_kwargs() to generate, or use mode='sample'",
                 stacklevel=2,
             )
+
+    def _warn_about_no_draw(self) -> None:
+        """Warn once if generate takes the argmax, which no filter changes. Beams compare scores."""
+        if self._warned:
+            return
+        _, config = self._loop()
+        if config is None or config.do_sample or (config.num_beams or 1) > 1:
+            return
+        self._warned = True
+        warnings.warn(
+            f"autodeco_ext.{self.owner}: mode='filter' with do_sample=False is greedy decoding,"
+            " whatever the parameters; pass **processor.generate_kwargs() to generate, or use"
+            " mode='sample'",
+            stacklevel=2,
+        )
 
     def _warn_about_a_second_draw(self) -> None:
         """Warn once if generate draws as well, from the one token that is left.
