@@ -75,6 +75,7 @@ def test_the_examples_of_the_help_can_be_parsed(command: str) -> None:
         assert parser.parse_args(words[1:]).command == command
 
 
+@pytest.mark.slow
 def test_help_does_not_import_transformers() -> None:
     code = (
         "import sys; from autodeco_ext.cli import main; main(['demo', '--help']);"
@@ -380,6 +381,7 @@ def test_a_printed_command_can_be_typed(tmp_path: Path, monkeypatch: pytest.Monk
     assert to_type(["demo"]).endswith(" -m autodeco_ext demo")
 
 
+@pytest.mark.slow
 def test_the_module_runs_as_a_program() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "autodeco_ext", "demo", "--samples", "x"],

@@ -120,6 +120,7 @@ def test_a_top_p_around_the_largest_probability_is_exact(backend: str) -> None:
             assert_losses_exact(*arguments, options, with_logits=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_temperature_is_exact(backend: str, dtype: torch.dtype) -> None:
     temperature = torch.tensor(

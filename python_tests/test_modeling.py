@@ -300,6 +300,7 @@ def test_what_cannot_carry_heads_is_refused(tmp_path):
         AutoDecoModelForCausalLM(AutoDecoConfig(hidden_size=4))
 
 
+@pytest.mark.slow
 def test_importing_the_package_does_not_import_transformers():
     program = "import sys, autodeco_ext; print('transformers' in sys.modules)"
     run = subprocess.run(

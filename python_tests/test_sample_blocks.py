@@ -33,6 +33,7 @@ def test_frequencies_of_large_kept_sets(backend: str, family: str, filters: dict
     assert tokens_pvalue(tokens, probs) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "filters", [{}, {"top_k": 100_000}, {"top_p": 0.99995}, {"min_p": 1e-10}], ids=str
 )
