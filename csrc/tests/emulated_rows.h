@@ -12,14 +12,9 @@
 #include <string>
 #include <vector>
 
+#include "expect.h"
+
 namespace autodeco::tests {
-
-inline int failures = 0;
-
-inline void expect(bool condition, const std::string& what) {
-  if (condition) return;
-  if (++failures <= 20) std::printf("FAILED: %s\n", what.c_str());
-}
 
 enum class RowKind {
   kPeaked,
