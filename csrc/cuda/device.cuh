@@ -32,6 +32,21 @@ int with_element(DType dtype, Start start) {
   }
 }
 
+// One block a row, of `threads`. shared_bytes(vocab) is what it needs; start(element, launch) is
+// called with the element type that the arguments name.
+template <typename Arguments, typename SharedBytes, typename Start>
+int launch_single_blocks(const Arguments& arguments, unsigned threads, SharedBytes shared_bytes,
+                         void* stream, Start start) {
+  if (arguments.layout.num_rows == 0) return cudaSuccess;
+  gpu::Launch where;
+  where.blocks = arguments.layout.num_rows;
+  where.threads = threads;
+  where.shared_bytes = shared_bytes(arguments.layout.vocab);
+  where.most_shared_bytes = shared_bytes(int64_t{kMaxSegments} * kSegment);
+  where.stream = stream;
+  return with_element(arguments.dtype, [&](auto element) { return start(element, where); });
+}
+
 // Calls start(element, team, launch) with the element type that the arguments name and whether
 // several blocks share a row.
 template <typename Arguments, typename Start>

@@ -257,13 +257,10 @@ void logits_far_below_are_as_if_excluded() {
 // The whole vocabulary of a model.
 void long_rows_are_as_exact() {
   std::mt19937_64 random(9);
-  const RowKind kinds[] = {RowKind::kPeaked,    RowKind::kGaussian,  RowKind::kUniform,
-                           RowKind::kConfident, RowKind::kAllEqual,  RowKind::kTwoValues,
-                           RowKind::kClose,     RowKind::kNeighbours};
   const float top_ps[] = {0.5f, 0.9f, 0.999f};
   int number = 0;
   const auto judge = [&]<typename Element>(Element) {
-    for (const RowKind kind : kinds) {
+    for (const RowKind kind : kLongKinds) {
       const Batch<Element> batch({make_row(kind, 151936, random)}, 0);
       LossInputs inputs;
       inputs.temperature = {number % 2 == 0 ? 0.3f : 1.0f};

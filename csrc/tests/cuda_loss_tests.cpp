@@ -181,11 +181,8 @@ void easy_tokens_are_dropped() {
 // The whole vocabulary of a model, and one beyond 2^16 equal tokens.
 void long_rows_are_as_exact() {
   std::mt19937_64 random(9);
-  const RowKind kinds[] = {RowKind::kPeaked,    RowKind::kGaussian,  RowKind::kUniform,
-                           RowKind::kConfident, RowKind::kAllEqual,  RowKind::kTwoValues,
-                           RowKind::kClose,     RowKind::kNeighbours};
   const auto judge = [&]<typename Element>(Element) {
-    for (const RowKind kind : kinds) {
+    for (const RowKind kind : kLongKinds) {
       const Batch<Element> batch({make_row(kind, 151936, random)}, 0);
       for (const float top_p : {0.5f, 0.9f, 0.999f}) {
         for (const float temperature : {1.0f, 0.3f}) {

@@ -31,6 +31,29 @@ struct LossInputs {
   LossOptions options;
 };
 
+// What the kernels of the losses and of their gradient are both told.
+template <typename Arguments, typename Element>
+Arguments arguments_of(const Batch<Element>& batch, const LossInputs& inputs) {
+  Arguments arguments;
+  arguments.logits = batch.memory.data() + batch.misaligned;
+  arguments.dtype = dtype_of<Element>();
+  arguments.layout = batch.layout();
+  arguments.temperature = inputs.temperature.data();
+  arguments.top_p = inputs.top_p.data();
+  arguments.labels = inputs.labels.data();
+  arguments.options = inputs.options;
+  return arguments;
+}
+
+// One block a row. As in emulated_kernels.h: ThreadSanitizer is slow to make fibers.
+inline gpu::Launch launch_of(int num_rows, size_t shared_bytes) {
+  gpu::Launch where;
+  where.blocks = num_rows;
+  where.threads = emulation::kDetectsRaces ? 64 : cuda::kLossThreads;
+  where.shared_bytes = shared_bytes;
+  return where;
+}
+
 template <typename Element>
 LossResult autodeco_loss(const Batch<Element>& batch, const LossInputs& inputs) {
   const size_t rows = static_cast<size_t>(batch.num_rows);
@@ -39,25 +62,14 @@ LossResult autodeco_loss(const Batch<Element>& batch, const LossInputs& inputs) 
   result.gradients.assign(3 * rows, -7.0f);
   result.counted.assign(2 * rows, 2);
   result.status.assign(rows, RowStatus::kNoFiniteLogit);
-  AutodecoLossArguments arguments;
-  arguments.logits = batch.memory.data() + batch.misaligned;
-  arguments.dtype = dtype_of<Element>();
-  arguments.layout = batch.layout();
-  arguments.temperature = inputs.temperature.data();
-  arguments.top_p = inputs.top_p.data();
-  arguments.labels = inputs.labels.data();
+  auto arguments = arguments_of<AutodecoLossArguments>(batch, inputs);
   if (!inputs.drop_uniform.empty()) arguments.drop_uniform = inputs.drop_uniform.data();
   arguments.easy_token_drop = inputs.easy_token_drop;
-  arguments.options = inputs.options;
   arguments.losses = result.losses.data();
   arguments.gradients = result.gradients.data();
   arguments.counted = reinterpret_cast<bool*>(result.counted.data());
   arguments.status = result.status.data();
-  gpu::Launch where;
-  where.blocks = batch.num_rows;
-  // As in emulated_kernels.h: ThreadSanitizer is slow to make fibers.
-  where.threads = emulation::kDetectsRaces ? 64 : cuda::kLossThreads;
-  where.shared_bytes = cuda::loss_shared_memory_bytes(batch.vocab);
+  const gpu::Launch where = launch_of(batch.num_rows, cuda::loss_shared_memory_bytes(batch.vocab));
   const uint64_t before = emulation::device.bytes_loaded;
   gpu::launch(&cuda::autodeco_loss_kernel<Element>, where, arguments);
   result.bytes_loaded = emulation::device.bytes_loaded - before;
@@ -70,6 +82,11 @@ inline std::vector<float> make_clusters(int vocab, std::mt19937_64& random) {
   for (size_t i = 0; i < row.size(); i += 4) row[i] -= 1.0f;
   return row;
 }
+
+// For rows as long as a model's.
+constexpr RowKind kLongKinds[] = {RowKind::kPeaked,    RowKind::kGaussian,  RowKind::kUniform,
+                                  RowKind::kConfident, RowKind::kAllEqual,  RowKind::kTwoValues,
+                                  RowKind::kClose,     RowKind::kNeighbours};
 
 // The first token, one of the next, any, or one around the cut.
 inline int64_t choose_label(const std::vector<float>& row, float temperature, float top_p,

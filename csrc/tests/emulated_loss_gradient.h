@@ -35,21 +35,12 @@ LogitsGradient<Element> logits_gradient(const Batch<Element>& batch, const LossI
   LogitsGradient<Element> result;
   result.values.assign(static_cast<size_t>(batch.num_rows) * static_cast<size_t>(batch.vocab),
                        from_float<Element>(-7.0f));
-  AutodecoLossGradientArguments arguments;
-  arguments.logits = batch.memory.data() + batch.misaligned;
-  arguments.dtype = dtype_of<Element>();
-  arguments.layout = batch.layout();
-  arguments.temperature = inputs.temperature.data();
-  arguments.top_p = inputs.top_p.data();
-  arguments.labels = inputs.labels.data();
+  auto arguments = arguments_of<AutodecoLossGradientArguments>(batch, inputs);
   arguments.counted = reinterpret_cast<const bool*>(upstream.counted.data());
   arguments.loss_gradients = upstream.gradients.data();
-  arguments.options = inputs.options;
   arguments.gradient = result.values.data();
-  gpu::Launch where;
-  where.blocks = batch.num_rows;
-  where.threads = emulation::kDetectsRaces ? 64 : cuda::kLossThreads;  // as for the losses
-  where.shared_bytes = cuda::loss_gradient_shared_memory_bytes(batch.vocab);
+  const gpu::Launch where =
+      launch_of(batch.num_rows, cuda::loss_gradient_shared_memory_bytes(batch.vocab));
   const uint64_t before = emulation::device.bytes_loaded;
   gpu::launch(&cuda::autodeco_loss_gradient_kernel<Element>, where, arguments);
   result.bytes_loaded = emulation::device.bytes_loaded - before;
