@@ -16,6 +16,7 @@ _MIXED_ROWS: tuple[tuple[str, dict[str, float]], ...] = (
     ("uniform", {}),
     ("tied", {}),
 )
+MIXED_KINDS = len(_MIXED_ROWS)  # row r is of kind r % MIXED_KINDS
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TEMPERATURES = (0.1, 2.0)
 TOP_PS = (0.1, 1.0)
@@ -48,7 +49,7 @@ def batches(
     for batch in logits:  # one by one: the float32 in between need not be as large as all
         if distribution == MIXED:
             for first, (kind, _) in enumerate(_MIXED_ROWS):
-                _fill(batch[first :: len(_MIXED_ROWS)], kind, generator)
+                _fill(batch[first::MIXED_KINDS], kind, generator)
         else:
             _fill(batch, distribution, generator)
     return logits
@@ -80,7 +81,7 @@ def parameters(
     temperature, top_p = (low + (high - low) * uniform[i] for i, (low, high) in enumerate(ranges))
     if distribution == MIXED:
         for first, (_, given) in enumerate(_MIXED_ROWS):
-            own = slice(first, None, len(_MIXED_ROWS))
+            own = slice(first, None, MIXED_KINDS)
             temperature[own] = given.get("temperature", temperature[own])
             top_p[own] = given.get("top_p", top_p[own])
     return temperature.to(device), top_p.to(device)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from bench_records import SHAPE, record, use_small_base
 
+import autodeco_ext
 from bench import __main__ as program
 from bench import cases, cpu, full, plot, runner, summary, table, timing
 from bench.cases import kept_bounds
@@ -122,6 +123,26 @@ def test_the_rows_of_a_mixed_batch_have_their_own_kinds_and_parameters() -> None
     wrong = providers[cases.OURS]._replace(run=lambda logits, t, p: logits.argmin(-1))
     assert runner.verdict("sample", wrong, inputs) == FAIL
     assert not cases.has_distribution("filter_logits", "mixed")
+
+
+@pytest.mark.parametrize("rows", [1, 5, 14])
+def test_a_mixed_batch_is_also_sampled_kind_by_kind(
+    monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    shape = SHAPE._replace(op="mixed_sample", distribution="mixed", rows=rows)
+    inputs = runner.make_inputs(shape, 1, "cpu")
+    provider = cases.case("mixed_sample").providers("cpu")["kind by kind"]
+    assert runner.verdict("mixed_sample", provider, inputs) == OK
+    sizes = []
+    sample = autodeco_ext.sample
+
+    def counting(logits: torch.Tensor, *parameters: torch.Tensor, seed: int) -> torch.Tensor:
+        sizes.append(len(logits))
+        return sample(logits, *parameters, seed=seed)
+
+    monkeypatch.setattr(autodeco_ext, "sample", counting)
+    inputs.call(provider, 0)
+    assert sum(sizes) == rows and len(sizes) == min(rows, 6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -34,6 +34,7 @@ from bench.rows import MIXED
 
 NAMES = (
     "sample",
+    "mixed_sample",
     "filter_logits",
     "distribution_stats",
     "kept_indices",
