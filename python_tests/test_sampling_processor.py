@@ -180,6 +180,14 @@ def test_filter_mode_warns_once_where_generate_does_not_draw(base):
         )
 
 
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_sample_mode_is_refused_in_beam_search(base, do_sample):
+    options = {"num_beams": 2, "do_sample": do_sample, "max_new_tokens": 2}
+    processor = SamplingLogitsProcessor(mode="sample")
+    with pytest.raises(ValueError, match=r"mode must be 'filter' in beam search, .* num_beams=2"):
+        base.generate(torch.tensor([[1, 7]]), logits_processor=[processor], **options)
+
+
 def test_a_seed_fixes_the_tokens_and_rows_have_their_own(base):
     prompt = torch.tensor([[1, 7, 20, 33]]).expand(8, -1)
 

@@ -74,12 +74,10 @@ class ModeProcessor(LogitsProcessor):
         self, input_ids: torch.Tensor, scores: torch.Tensor, parameters: SamplingParameters
     ) -> torch.Tensor:
         """Filter or draw; parameters are scalars or [rows]."""
+        self._look_at_generate()
         settings = parameters.settings()
         if self.mode == "filter":
-            self._warn_about_warpers_behind()
-            self._warn_about_no_draw()
             return filter_logits(scores, *settings)
-        self._warn_about_a_second_draw()
         tokens = self._draw(input_ids, scores, settings)
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
 
@@ -117,51 +115,46 @@ class ModeProcessor(LogitsProcessor):
             frame = frame.f_back
         return [], None
 
-    def _warn_about_warpers_behind(self) -> None:
-        """Warn once if generate runs warpers behind: a bare do_sample=True adds TopK(50)."""
-        if self._warned:
-            return
-        behind = [type(p).__name__ for p in self.neighbours()[1] if isinstance(p, _WARPERS)]
-        if behind:
-            self._warned = True
-            warnings.warn(
-                f"autodeco_ext.{self.owner}: generate runs {', '.join(behind)} after this"
-                " processor, so tokens do not follow its distribution; pass"
-                " **processor.generate_kwargs() to generate, or use mode='sample'",
-                stacklevel=2,
+    def _look_at_generate(self) -> None:
+        """Refuse to draw for beams; warn once where generate undoes or repeats the work."""
+        _, config = self._loop()
+        num_beams = 1 if config is None else config.num_beams or 1
+        if self.mode == "sample" and num_beams > 1:
+            raise ValueError(
+                f"autodeco_ext.{self.owner}: mode must be 'filter' in beam search, which compares"
+                f" the scores of many tokens, got 'sample' with num_beams={num_beams}"
             )
+        fault = None if self._warned else self._fault(config, num_beams)
+        if fault is not None:
+            self._warned = True
+            warnings.warn(f"autodeco_ext.{self.owner}: {fault}", stacklevel=3)
 
-    def _warn_about_no_draw(self) -> None:
-        """Warn once if generate takes the argmax, which no filter changes. Beams compare scores."""
-        if self._warned:
-            return
-        _, config = self._loop()
-        if config is None or config.do_sample or (config.num_beams or 1) > 1:
-            return
-        self._warned = True
-        warnings.warn(
-            f"autodeco_ext.{self.owner}: mode='filter' with do_sample=False is greedy decoding,"
-            " whatever the parameters; pass **processor.generate_kwargs() to generate, or use"
-            " mode='sample'",
-            stacklevel=2,
-        )
-
-    def _warn_about_a_second_draw(self) -> None:
-        """Warn once if generate draws as well, from the one token that is left.
-
-        Not with num_return_sequences > 1, which generate takes with do_sample=True only.
-        """
-        if self._warned:
-            return
-        _, config = self._loop()
+    def _fault(self, config: GenerationConfig | None, num_beams: int) -> str | None:
+        """What generate does that it should not, and what to pass instead."""
+        if self.mode == "filter":
+            # A bare do_sample=True adds TopK(50).
+            behind = [type(p).__name__ for p in self.neighbours()[1] if isinstance(p, _WARPERS)]
+            if behind:
+                return (
+                    f"generate runs {', '.join(behind)} after this processor, so tokens do not"
+                    " follow its distribution; pass **processor.generate_kwargs() to generate, or"
+                    " use mode='sample'"
+                )
+            # The argmax, which no filter changes. Beams compare scores.
+            if config is not None and not config.do_sample and num_beams == 1:
+                return (
+                    "mode='filter' with do_sample=False is greedy decoding, whatever the"
+                    " parameters; pass **processor.generate_kwargs() to generate, or use"
+                    " mode='sample'"
+                )
+            return None
+        # Several sequences of a prompt are taken by generate with do_sample=True only.
         if config is None or not config.do_sample or (config.num_return_sequences or 1) > 1:
-            return
-        self._warned = True
-        warnings.warn(
-            f"autodeco_ext.{self.owner}: mode='sample' has drawn the token, so do_sample=True only"
-            " adds the time of generate's own warpers, softmax and multinomial; pass"
-            " **processor.generate_kwargs() to generate, or do_sample=False",
-            stacklevel=2,
+            return None
+        return (
+            "mode='sample' has drawn the token, so do_sample=True only adds the time of generate's"
+            " own warpers, softmax and multinomial; pass **processor.generate_kwargs() to generate,"
+            " or do_sample=False"
         )
 
 
@@ -181,7 +174,7 @@ class SamplingLogitsProcessor(ModeProcessor):
             do_sample=True. "sample" draws the token itself and leaves only that one finite, for
             do_sample=False, where generate takes the argmax. With do_sample=True, which generate
             asks for where num_return_sequences > 1, the token is the same, whatever warpers run
-            behind, but softmax and multinomial run too.
+            behind, but softmax and multinomial run too. In beam search only "filter".
         seed: mode "sample" only: an int s (row r uses s + r) or an int64 tensor [rows]; the draw
             depends on it and on the number of tokens (padding included) before the drawn one.
             None: torch's generator.
@@ -192,7 +185,8 @@ class SamplingLogitsProcessor(ModeProcessor):
         float32 scores [rows, vocab].
 
     Raises:
-        ValueError, TypeError: a parameter out of range or of the wrong type or length.
+        ValueError, TypeError: a parameter out of range or of the wrong type or length, or mode
+            "sample" in beam search.
 
     Example:
         >>> import torch
