@@ -87,8 +87,10 @@ def decode_step(
         >>> step.tokens, step.temperature.shape
         (tensor([0, 2]), torch.Size([2]))
     """
+    from autodeco_ext.models.heads import require_heads  # whoever has heads has imported this
+
     require_tensor("decode_step", "logits", logits)
-    _require_heads(heads)
+    require_heads("decode_step", heads)
     drawn_with = {"temperature": temperature, "top_p": top_p}
     predicted_names = [name for name, value in drawn_with.items() if value is None]
     with errors_named("decode_step", predicted=predicted_names):
@@ -117,13 +119,3 @@ def _per_row(name: str, value: float | torch.Tensor, logits: torch.Tensor) -> to
     if isinstance(value, torch.Tensor):
         return per_row("decode_step", name, value, torch.float32, logits)
     return torch.full(logits.shape[:-1], value, dtype=torch.float32, device=logits.device)
-
-
-def _require_heads(heads: object) -> None:
-    # Whoever has heads has imported this already.
-    from autodeco_ext.models.heads import AutoDecoHeads
-
-    if not isinstance(heads, AutoDecoHeads):
-        raise TypeError(
-            f"autodeco_ext.decode_step: heads must be an AutoDecoHeads, got {type(heads).__name__}"
-        )

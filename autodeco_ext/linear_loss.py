@@ -185,13 +185,10 @@ def linear_autodeco_loss(
 
 
 def _check_hidden_states(hidden_states: Tensor, heads: AutoDecoHeads) -> None:
-    from autodeco_ext.models.heads import AutoDecoHeads  # whoever has heads has imported this
+    from autodeco_ext.models.heads import require_heads  # whoever has heads has imported this
 
     require_tensor(_OP, "hidden_states", hidden_states)
-    if not isinstance(heads, AutoDecoHeads):
-        raise TypeError(
-            f"autodeco_ext.{_OP}: heads must be an AutoDecoHeads, got {type(heads).__name__}"
-        )
+    require_heads(_OP, heads)
     if not hidden_states.is_floating_point():
         raise TypeError(
             f"autodeco_ext.{_OP}: hidden_states must be floating point, got {hidden_states.dtype}"

@@ -300,6 +300,8 @@ def test_what_does_not_fit_is_refused(base, heads):
         AutoDecoLogitsProcessor(heads, tiny_autodeco())
     with pytest.raises(TypeError, match="model must be a transformers model with an LM head"):
         AutoDecoLogitsProcessor(heads, torch.nn.Linear(2, 2))
+    with pytest.raises(TypeError, match=f"{owner}: heads must be an AutoDecoHeads, got Linear"):
+        AutoDecoLogitsProcessor(torch.nn.Linear(2, 2), base)
     with pytest.raises(ValueError, match="mode must be 'filter' or 'sample'"):
         AutoDecoLogitsProcessor(heads, base, mode="both")
     compiled = tiny_base()

@@ -37,8 +37,8 @@ class AutoDecoLogitsProcessor(ModeProcessor):
     the LM head, one after the model's forward. Only calls of that very model count, in the thread
     they are made in. Works with sampling, left padding, num_return_sequences, and with assisted
     decoding and prompt lookup (every position gets its own T and P). Scores that do not belong to
-    the model's last forward pass (those of an assistant) come back untouched. In beam search pass
-    renormalize_logits=True.
+    the model's last forward pass (those of an assistant) come back untouched. In beam search, which
+    mode "sample" refuses, pass renormalize_logits=True.
 
     Args:
         heads: an AutoDecoHeads for the model's hidden size, on the device of its LM head.
@@ -51,8 +51,9 @@ class AutoDecoLogitsProcessor(ModeProcessor):
     Detach with remove(), or use the processor as a context manager.
 
     Raises:
-        ValueError: heads that do not fit the model, or classifier-free guidance (its second
-            forward pass hides the first one's hidden states).
+        TypeError: heads or model of another type.
+        ValueError: heads that do not fit the model, classifier-free guidance (its second forward
+            pass hides the first one's hidden states), or mode "sample" in beam search.
         RuntimeError: torch.compile has bypassed the hooks.
 
     Example:
@@ -218,6 +219,9 @@ def _remove_all(handles: list) -> None:
 
 
 def _check_pair(heads: Any, model: Any) -> None:
+    from autodeco_ext.models.heads import require_heads  # whoever has heads has imported this
+
+    require_heads("AutoDecoLogitsProcessor", heads)
     owner = "autodeco_ext.AutoDecoLogitsProcessor"
     if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
         raise TypeError(

@@ -267,3 +267,10 @@ class AutoDecoHeads(nn.Module):
             return tensor.to(device=moved.device, dtype=torch.float32)
 
         return super()._apply(keep_float32, recurse)
+
+
+def require_heads(op: str, heads: object) -> None:
+    if not isinstance(heads, AutoDecoHeads):
+        raise TypeError(
+            f"autodeco_ext.{op}: heads must be an AutoDecoHeads, got {type(heads).__name__}"
+        )
