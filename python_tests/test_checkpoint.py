@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import (
     ARCHITECTURES,
     HIDDEN,
+    IDS,
     tiny_autodeco,
     tiny_base,
 )
@@ -20,7 +21,6 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from autodeco_ext import AutoDecoModelForCausalLM
 
-IDS = torch.tensor([[1, 7, 20, 33, 2], [4, 4, 2, 50, 9]])
 NAMES = [
     f"{head}.mlp.{layer}.{kind}"
     for head in ("temp_head", "top_p_head")

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, HIDDEN, VOCAB, spread_heads, tiny_autodeco, tiny_base
+from tiny_models import ARCHITECTURES, HIDDEN, IDS, VOCAB, spread_heads, tiny_autodeco, tiny_base
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -26,8 +26,6 @@ from transformers import (
 
 from autodeco_ext import AutoDecoConfig, AutoDecoHeads, AutoDecoModelForCausalLM, reference
 from autodeco_ext.models.lm_head_input import LAST_HIDDEN_STATE_MODELS, capture_lm_head_input
-
-IDS = torch.tensor([[1, 7, 20, 33, 2], [4, 4, 2, 50, 9]])
 
 
 @pytest.fixture(scope="module")

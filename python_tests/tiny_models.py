@@ -20,6 +20,7 @@ from transformers import (
 VOCAB = 53
 HIDDEN = 32
 MAX_POSITIONS = 64
+IDS = torch.tensor([[1, 7, 20, 33, 2], [4, 4, 2, 50, 9]])
 PROMPT = torch.tensor([[1, 7, 20, 33], [1, 5, 20, 11], [4, 4, 2, 50]])
 
 _CLASSES = {

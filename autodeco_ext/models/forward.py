@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -47,7 +50,9 @@ class HeadsForwardMixin:
             # The AutoDeco loss trains the heads only, so the base needs no graph.
             with torch.no_grad():
                 outputs, hidden_states = self._run_base(arguments, one_row=skip_logits)
-            targets = _targets(labels, arguments.get("logits_to_keep", 0), hidden_states)
+            logits_to_keep = arguments.get("logits_to_keep", 0)
+            targets = _targets(labels, logits_to_keep, hidden_states)
+            places = _rows_placed(labels, logits_to_keep)
             items = None  # checked here for both ways to the loss
             if num_items_in_batch is not None:
                 items = item_count(_OP, num_items_in_batch, hidden_states.device)
@@ -58,13 +63,15 @@ class HeadsForwardMixin:
         else:
             outputs, hidden_states = self._run_base(arguments)
         if skip_logits:
-            loss = self._loss_of_hidden_states(hidden_states, outputs, targets, items)
+            with places:
+                loss = self._loss_of_hidden_states(hidden_states, outputs, targets, items)
             outputs = with_loss_only(outputs, loss)
             return outputs if return_dict else outputs.to_tuple()
         predicted = self.heads(hidden_states.detach(), outputs.logits.detach())
         loss = None
         if labels is not None:
-            loss = _loss_of_logits(outputs.logits.detach(), predicted, targets, items)
+            with places:
+                loss = _loss_of_logits(outputs.logits.detach(), predicted, targets, items)
         outputs = with_predictions(outputs, predicted.temperature, predicted.top_p, loss)
         return outputs if return_dict else outputs.to_tuple()
 
@@ -149,6 +156,25 @@ def _targets(
             f" {list(hidden_states.shape[:-1])}"
         )
     return targets
+
+
+@contextlib.contextmanager
+def _rows_placed(labels: torch.Tensor, logits_to_keep: int | torch.Tensor) -> Iterator[None]:
+    """Gives errors of the losses this op's name, and places in the caller's tensors for rows."""
+    try:
+        yield
+    except ValueError as error:
+        found = re.fullmatch(r"autodeco_ext\.\w+: (.*) in row (\d+)", str(error))
+        if found is None:
+            raise
+        columns = torch.arange(labels.shape[1], device=labels.device)
+        positions = columns[kept_positions(logits_to_keep)].tolist()
+        sequence, place = divmod(int(found[2]), len(positions))
+        position = positions[place]
+        where = f"sequence {sequence}, position {position}"
+        if found[1].startswith("labels "):  # of the next position
+            where = f"labels[{sequence}, {position + 1}]"
+        raise ValueError(f"autodeco_ext.{_OP}: {found[1]} in {where}") from None
 
 
 def _loss_of_logits(
