@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -61,8 +62,6 @@ def test_every_command_has_help_with_examples(
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_examples_of_the_help_can_be_parsed(command: str) -> None:
-    import shlex
-
     parser = build_parser()
     subparser = parser._subparsers._group_actions[0].choices[command]
     lines = [line.strip() for line in subparser.epilog.splitlines() if "autodeco " in line]
@@ -189,14 +188,12 @@ def generated(capsys: pytest.CaptureFixture[str], heads: Path, *more: str) -> tu
 def test_the_same_seed_generates_the_same_text(
     heads: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    capsys.readouterr()
     texts = [generated(capsys, heads, "--seed", seed)[0] for seed in ("1", "1", "2", "3")]
     assert texts[0] == texts[1]
     assert len(set(texts)) > 1
 
 
 def test_the_seed_that_was_used_is_told(heads: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    capsys.readouterr()
     text, said = generated(capsys, heads)
     seed = said.split("seed ")[1].split()[0]
     assert generated(capsys, heads, "--seed", seed)[0] == text
@@ -205,7 +202,6 @@ def test_the_seed_that_was_used_is_told(heads: Path, capsys: pytest.CaptureFixtu
 def test_given_values_replace_the_predicted_ones(
     heads: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    capsys.readouterr()
     _, said = generated(capsys, heads, "--seed", "1", "--temperature", "0.25")
     assert "mean temperature 0.250 (given)" in said and "(predicted)" in said
     _, said = generated(capsys, heads, "--seed", "1", "--top-p", "0.5")
@@ -215,7 +211,6 @@ def test_given_values_replace_the_predicted_ones(
 def test_greedy_text_does_not_depend_on_the_seed(
     heads: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    capsys.readouterr()
     first, said = generated(capsys, heads, "--greedy", "--seed", "1")
     assert "mean kept 1.0 of 11 tokens, left after top-p" in said
     assert generated(capsys, heads, "--greedy", "--seed", "2")[0] == first
@@ -224,7 +219,6 @@ def test_greedy_text_does_not_depend_on_the_seed(
 def test_the_trace_page_shows_the_generated_text(
     heads: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    capsys.readouterr()
     page = tmp_path / "trace.html"
     _, said = generated(capsys, heads, "--seed", "1", "--trace", str(page))
     document = page.read_text(encoding="utf-8")
@@ -238,7 +232,6 @@ def test_a_prompt_file_is_read(
 ) -> None:
     path = tmp_path / "prompt.txt"
     path.write_text("How many apples", encoding="utf-8")
-    capsys.readouterr()
     text, _ = generated(capsys, heads, "--seed", "1")
     command = ["generate", "--model", str(heads), "--prompt-file", str(path), "--seed", "1"]
     assert main([*command, "--max-new-tokens", "12"]) == 0
@@ -246,7 +239,6 @@ def test_a_prompt_file_is_read(
 
 
 def test_chat_needs_a_template(heads: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    capsys.readouterr()
     command = ["generate", "--model", str(heads), "--prompt", "x", "--chat"]
     assert "--chat requires a tokenizer with a chat template" in refusal(
         capsys, *command, loads=True
@@ -256,7 +248,6 @@ def test_chat_needs_a_template(heads: Path, capsys: pytest.CaptureFixture[str]) 
 def test_a_prompt_longer_than_the_model_is_refused(
     heads: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    capsys.readouterr()
     command = ["generate", "--model", str(heads), "--prompt", "pens " * 400]
     assert "the prompt must have at most 512 tokens" in refusal(capsys, *command, loads=True)
 
@@ -268,7 +259,6 @@ def test_a_damaged_checkpoint_is_refused(
     damaged.mkdir()
     (damaged / "config.json").write_text((heads / "config.json").read_text())
     (damaged / "model.safetensors").write_bytes(b"nothing")
-    capsys.readouterr()
     said = refusal(capsys, "generate", "--model", str(damaged), "--prompt", "x", loads=True)
     assert "must be a safetensors file" in said
 
@@ -282,10 +272,22 @@ def test_a_folder_that_is_no_checkpoint_is_refused(
     assert complaint in refusal(capsys, "demo", "--model", str(tmp_path))
 
 
+def test_a_folder_that_is_not_there_is_told_from_one_of_its_name_that_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["generate", "--prompt", "x", "--model"]
+    assert refusal(capsys, *command, "./nope").endswith(
+        f"'./nope', which is no folder in {tmp_path}"
+    )
+    (tmp_path / "nope").mkdir()
+    said = refusal(capsys, *command, "/no/such/nope")
+    assert said.endswith("got '/no/such/nope', which is no folder (did you mean './nope'?)")
+
+
 def test_a_base_model_and_a_checkpoint_are_not_mistaken_for_each_other(
     base: Path, heads: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    capsys.readouterr()
     said = refusal(capsys, "generate", "--model", str(base), "--prompt", "x")
     assert "holds a base model without heads; put heads on it with: autodeco init " in said
     output = str(tmp_path / "o")
@@ -315,9 +317,9 @@ def test_a_model_that_no_hub_has_is_refused_in_one_sentence(
         config["base_model_name_or_path"] = missing
         (moved / "config.json").write_text(json.dumps(config))
         command = ["generate", "--model", str(moved), "--prompt", "x"]
-    capsys.readouterr()
     said = refusal(capsys, *command, loads=True)
-    assert f"'{missing}' is not a local folder, not in the local cache, and the hub" in said
+    here = f"'{missing}' is no folder in {Path.cwd()}, not in the local cache, and the hub"
+    assert here in said
 
 
 def test_an_output_that_cannot_be_a_folder_is_refused(
@@ -334,7 +336,6 @@ def test_an_output_that_cannot_be_a_folder_is_refused(
 def test_a_trace_cannot_be_a_folder(
     heads: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    capsys.readouterr()
     command = ["generate", "--model", str(heads), "--prompt", "x", "--trace", str(tmp_path)]
     assert f"--trace must be a file, got the folder {tmp_path}" in refusal(capsys, *command)
 

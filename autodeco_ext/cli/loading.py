@@ -69,8 +69,16 @@ def _check_reachable(path: str, what: str) -> None:
     if not Path(path).is_dir() and looks_like_a_folder:
         raise UserError(
             f"the {what} must be a folder or a hub repository (owner/name), got {path!r}, which is"
-            " neither"
+            f" no folder{_seen_from_here(path)}"
         )
+
+
+def _seen_from_here(path: str) -> str:
+    """Where a folder that is not there was looked for, and one of its name that is there."""
+    name = Path(path).name
+    if name and Path(name).is_dir():
+        return f" (did you mean './{name}'?)"
+    return "" if Path(path).is_absolute() else f" in {Path.cwd()}"
 
 
 def _has_heads(folder: str) -> bool:
@@ -101,8 +109,8 @@ def _loading_errors_told(*names: str | None) -> Iterator[None]:
             if missing is None or "gated" in str(error):
                 raise
             raise UserError(
-                f"{missing!r} is not a local folder, not in the local cache, and the hub cannot be"
-                " reached (or has no such model)"
+                f"{missing!r} is no folder{_seen_from_here(missing)}, not in the local cache, and"
+                " the hub cannot be reached (or has no such model)"
             ) from error
 
 
