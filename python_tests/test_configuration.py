@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import doctest
 import json
 import pickle
 
@@ -20,7 +19,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from autodeco_ext.models import AutoDecoConfig, configuration
+from autodeco_ext.models import AutoDecoConfig
 
 SMALL = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 99}
 LLAMA3_ROPE = {
@@ -70,12 +69,6 @@ def reloaded(config: AutoDecoConfig, folder) -> AutoDecoConfig:
 @pytest.fixture(params=list(BASES))
 def base(request: pytest.FixtureRequest) -> PretrainedConfig:
     return BASES[request.param]
-
-
-def test_docstring_example_runs() -> None:
-    result = doctest.testmod(configuration)
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 def test_the_base_configuration_comes_back_exactly(base, tmp_path) -> None:
