@@ -5,6 +5,7 @@ Everything here is float64 and independent of the library: the reference is judg
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -315,3 +316,22 @@ def tokens_pvalue(tokens: Tensor, probs: Tensor) -> float:
     if ((tokens < 0) | (tokens >= probs.numel())).any():
         return 0.0
     return chi_square_pvalue(tokens.bincount(minlength=probs.numel()), probs)
+
+
+def generated_pvalue(
+    tokens: Tensor, prompt: Tensor, distribution: Callable[[Tensor], Tensor]
+) -> float:
+    """The smaller p-value of the first token of a row and of the second after the commonest first.
+
+    Args:
+        tokens: [rows, more than length + 1], what generate returned for rows of this prompt.
+        prompt: [length].
+        distribution: of the token after the ids it is given, [length] -> [vocab].
+    """
+    first, second = tokens[:, len(prompt)], tokens[:, len(prompt) + 1]
+    common = first.mode().values
+    after = distribution(torch.cat([prompt, common[None]]))
+    return min(
+        tokens_pvalue(first, distribution(prompt)),
+        tokens_pvalue(second[first == common], after),
+    )

@@ -9,12 +9,11 @@ import torch
 from oracle import tokens_pvalue
 from tiny_models import (
     ARCHITECTURES,
-    HIDDEN,
     PROMPT,
     draw,
-    spread_heads,
     tiny_autodeco,
     tiny_base,
+    tiny_heads,
 )
 from torch import nn
 
@@ -234,8 +233,7 @@ def test_the_sampling_processor_inside_generate_follows_the_distribution(cuda, m
 @pytest.mark.parametrize("mode", ["filter", "sample"])
 def test_the_heads_processor_sees_every_steps_prediction(cuda, mode):
     base = tiny_base()
-    heads = AutoDecoHeads(AutoDecoConfig(hidden_size=HIDDEN))
-    spread_heads(heads)
+    heads = tiny_heads()
     options = {"return_dict_in_generate": True, "output_scores": True, "max_new_tokens": 1}
     results = []
     for device in (torch.device("cpu"), cuda):

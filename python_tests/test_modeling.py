@@ -33,19 +33,9 @@ def model():
     return tiny_autodeco()
 
 
-def reference_predictions(model, hidden_states, logits) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two heads in float64, from the definitions."""
-
-    def mlp(name: str, x: torch.Tensor) -> torch.Tensor:
-        state = {key: value.double() for key, value in model.heads.state_dict().items()}
-        hidden = x @ state[f"{name}.mlp.0.weight"].T + state[f"{name}.mlp.0.bias"]
-        return (hidden.relu() @ state[f"{name}.mlp.2.weight"].T + state[f"{name}.mlp.2.bias"])[
-            ..., 0
-        ]
-
-    temperature = 2 * mlp("temp_head", hidden_states.double()).sigmoid()
-    features = reference.head_features(hidden_states.double(), logits.double(), temperature)
-    return temperature, mlp("top_p_head", features).sigmoid()
+def reference_predictions(model, hidden_states, logits) -> reference.HeadPrediction:
+    """In float64, from the definitions."""
+    return reference.head_predictions(hidden_states.double(), logits, model.heads.state_dict())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -17,6 +17,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from autodeco_ext import AutoDecoConfig, AutoDecoHeads, AutoDecoModelForCausalLM
+
 VOCAB = 53
 HIDDEN = 32
 MAX_POSITIONS = 64
@@ -81,10 +83,15 @@ def spread_heads(heads: torch.nn.Module, *, temperature: float = 1.0, top_p: flo
             head.mlp[2].bias.fill_(float(offset))
 
 
+def tiny_heads() -> AutoDecoHeads:
+    """Heads for a tiny base, with predictions that vary."""
+    heads = AutoDecoHeads(AutoDecoConfig(hidden_size=HIDDEN))
+    spread_heads(heads)
+    return heads
+
+
 def tiny_autodeco(name: str = "llama", **kwargs: object):
     """Return an AutoDecoModelForCausalLM on a tiny base, with heads that vary."""
-    from autodeco_ext import AutoDecoModelForCausalLM
-
     model = AutoDecoModelForCausalLM.from_base(tiny_base(name, **kwargs))
     spread_heads(model.heads)
     return model
