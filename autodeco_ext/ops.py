@@ -131,6 +131,7 @@ def filter_logits(
     """logits / temperature inside the kept set of `sample`, `filter_value` outside.
 
     What a chain of Hugging Face warpers returns, ties at a boundary aside (semantics.md, 1.3).
+    torch.vmap cannot map it: give it the batch as leading dimensions.
 
     Args:
         logits, temperature, top_p, top_k, min_p, valid_vocab: as in `sample`. The logits must not

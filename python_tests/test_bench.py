@@ -60,6 +60,19 @@ def test_a_changed_result_fails_the_check_of_every_op(op: str) -> None:
     assert runner.verdict(op, changed, inputs) == FAIL
 
 
+def test_a_kept_set_with_another_token_fails_its_check() -> None:
+    inputs = runner.make_inputs(SHAPE._replace(op="kept_indices"), 1, "cpu")
+    ours = cases.case("kept_indices").providers("cpu")[cases.OURS]
+
+    def changed(*arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        offsets, ids = ours.run(*arguments)
+        ids[0] = 499 if ids[0] != 499 else 0
+        return offsets, ids
+
+    assert runner.verdict("kept_indices", ours, inputs) == OK
+    assert runner.verdict("kept_indices", Provider(changed), inputs) == FAIL
+
+
 def test_another_batch_at_the_same_address_is_judged_anew() -> None:
     t, p = torch.ones(1), torch.full((1,), 0.5)
     for hot in range(3):
@@ -378,16 +391,3 @@ def test_options_that_make_no_shape_are_refused(capsys: pytest.CaptureFixture[st
         program.main(["cpu", "--rows", "0"])
     assert end.value.code == 2
     assert "--rows, --vocab and --seconds must be positive" in capsys.readouterr().err
-
-
-def test_a_kept_set_with_another_token_fails_its_check() -> None:
-    inputs = runner.make_inputs(SHAPE._replace(op="kept_indices"), 1, "cpu")
-    ours = cases.case("kept_indices").providers("cpu")[cases.OURS]
-
-    def changed(*arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        offsets, ids = ours.run(*arguments)
-        ids[0] = 499 if ids[0] != 499 else 0
-        return offsets, ids
-
-    assert runner.verdict("kept_indices", ours, inputs) == OK
-    assert runner.verdict("kept_indices", Provider(changed), inputs) == FAIL

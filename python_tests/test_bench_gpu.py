@@ -29,6 +29,14 @@ ONE_SHAPE = ["--vocab", "500", "--dtype", "float32", "--distribution", "peaked"]
 FACTS = {"gpu": "a GPU", "torch": "2.11", "commit": "abc", "architectures": "90a", "driver": "1"}
 
 
+@pytest.fixture
+def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the stage `bench`: no timer, no charts, made-up facts of the machine."""
+    monkeypatch.setattr(gpu_bench, "CudaTimer", lambda seconds: None)
+    monkeypatch.setattr(gpu_bench, "gpu_machine", lambda: FACTS)
+    monkeypatch.setattr(gpu_bench, "_write_charts", lambda folder: None)
+
+
 def test_a_journal_survives_being_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "bench.jsonl"
     Journal(path, FACTS).add(record("peer", 7.0))
@@ -40,7 +48,7 @@ def test_a_journal_survives_being_cut_off(tmp_path: Path) -> None:
 
 
 def test_finished_providers_are_not_run_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, without_gpu: None
 ) -> None:
     runs: list[str] = []
 
@@ -52,9 +60,6 @@ def test_finished_providers_are_not_run_again(
     providers = {cases.OURS: Provider(print), "peer": Provider(print)}
     monkeypatch.setattr(cases.case("sample"), "providers", lambda device: providers)
     monkeypatch.setattr(gpu_bench, "_run_case", run_case)
-    monkeypatch.setattr(gpu_bench, "CudaTimer", lambda seconds: None)
-    monkeypatch.setattr(gpu_bench, "gpu_machine", lambda: FACTS)
-    monkeypatch.setattr(gpu_bench, "_write_charts", lambda folder: None)
     deadline = Deadline(time.monotonic() + 60)
     monkeypatch.setattr(gpu_bench, "start", lambda options: (tmp_path, deadline))
     options = gpu_bench.parser().parse_args(["--op", "sample", "--rows", "1", *ONE_SHAPE])
@@ -132,12 +137,12 @@ def test_a_provider_that_ends_the_run_twice_is_left_out(
 
 
 def test_no_case_begins_after_the_time_is_over(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    without_gpu: None,
 ) -> None:
     monkeypatch.setattr(cases.case("sample"), "providers", lambda device: {"peer": Provider(print)})
-    monkeypatch.setattr(gpu_bench, "CudaTimer", lambda seconds: None)
-    monkeypatch.setattr(gpu_bench, "gpu_machine", lambda: FACTS)
-    monkeypatch.setattr(gpu_bench, "_write_charts", lambda folder: None)
     over = Deadline(time.monotonic() - 1)
     monkeypatch.setattr(gpu_bench, "start", lambda options: (tmp_path, over))
     options = gpu_bench.parser().parse_args(["--op", "sample", "--rows", "1", "4"])

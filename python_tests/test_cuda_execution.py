@@ -243,21 +243,24 @@ def test_stale_logits_would_be_seen(name: str) -> None:
     assert not torch.equal(OF_LOGITS[name](stale), OF_LOGITS[name](fresh))
 
 
-@pytest.mark.parametrize("name", OF_LOGITS)
-def test_an_op_runs_on_the_current_stream(cuda: torch.device, name: str) -> None:
-    op = OF_LOGITS[name]
-    logits, fresh = stale_and_fresh(cuda)
+def assert_runs_on_the_current_stream(op: Callable[[Tensor], Tensor], device: torch.device) -> None:
+    logits, fresh = stale_and_fresh(device)
     fresh[0] *= 0.01  # statistics that differ from the stale ones
     expected = op(fresh)
     assert not torch.equal(op(logits), expected)
-    torch.cuda.synchronize()
-    side = torch.cuda.Stream(cuda)
+    torch.cuda.synchronize(device)
+    side = torch.cuda.Stream(device)
     with torch.cuda.stream(side):
         torch.cuda._sleep(SLEEP_CYCLES)
         logits.copy_(fresh)
         result = op(logits)  # on any other stream it would read what was there before
     side.synchronize()
     assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("name", OF_LOGITS)
+def test_an_op_runs_on_the_current_stream(cuda: torch.device, name: str) -> None:
+    assert_runs_on_the_current_stream(OF_LOGITS[name], cuda)
 
 
 @pytest.fixture
@@ -283,18 +286,7 @@ def test_logits_may_be_on_a_device_that_is_not_current(
 
 @pytest.mark.parametrize("name", OF_LOGITS)
 def test_the_stream_is_that_of_the_logits_device(other_device: torch.device, name: str) -> None:
-    op = OF_LOGITS[name]
-    logits, fresh = stale_and_fresh(other_device)
-    fresh[0] *= 0.01
-    expected = op(fresh)
-    torch.cuda.synchronize(other_device)
-    side = torch.cuda.Stream(other_device)
-    with torch.cuda.stream(side):
-        torch.cuda._sleep(SLEEP_CYCLES)
-        logits.copy_(fresh)
-        result = op(logits)
-    side.synchronize()
-    assert torch.equal(result, expected)
+    assert_runs_on_the_current_stream(OF_LOGITS[name], other_device)
 
 
 # Waiting and memory.

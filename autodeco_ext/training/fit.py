@@ -162,6 +162,7 @@ def fit_heads(
 
 @contextmanager
 def _inputs_of(module: nn.Module) -> Iterator[list[torch.Tensor]]:
+    # Not capture_lm_head_input: the model's own forward is inside, and the inner capture takes all.
     captured: list[torch.Tensor] = []
     handle = module.register_forward_pre_hook(lambda _, arguments: captured.append(arguments[0]))
     try:

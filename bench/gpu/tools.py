@@ -1,4 +1,4 @@
-"""Finds the programs of a CUDA toolkit, on PATH or not."""
+"""Programs of a CUDA toolkit, on PATH or not, and how stages run others: with a log and a limit."""
 
 from __future__ import annotations
 
