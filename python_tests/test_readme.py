@@ -6,6 +6,8 @@ import re
 from math import inf
 from pathlib import Path
 
+import autodeco_ext
+
 README = Path(__file__).resolve().parent.parent / "README.md"
 
 
@@ -13,31 +15,40 @@ def python_blocks() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def test_the_first_example_runs_as_it_stands() -> None:
+def test_every_public_name_is_in_the_table() -> None:
+    table = README.read_text().split("## All names\n")[1].split("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", table))
+    assert set(autodeco_ext.__all__) - {"__version__"} <= named
+
+
+def run_block_with(call: str) -> dict[str, object]:
+    """The names that the first block with this call defines."""
+    block = next(block for block in python_blocks() if call in block)
     names: dict[str, object] = {}
-    exec(compile(python_blocks()[0], str(README), "exec"), names)
+    exec(compile(block, str(README), "exec"), names)
+    return names
+
+
+def test_the_first_example_runs_as_it_stands() -> None:
+    names = run_block_with("autodeco_ext.sample(")
     assert names["tokens"].shape == (4,)
     assert names["tokens"][0] == names["logits"][0].argmax()
 
 
 def test_the_truncation_example_runs_as_it_stands() -> None:
-    names: dict[str, object] = {}
-    exec(compile(python_blocks()[1], str(README), "exec"), names)
+    names = run_block_with("autodeco_ext.kept_indices(")
     assert names["logprobs"].isfinite().all()
     assert len(names["kept"].ids) == names["kept"].offsets[-1] == (names["truncated"] > -inf).sum()
 
 
 def test_the_example_of_a_decode_step_runs_as_it_stands() -> None:
-    names: dict[str, object] = {}
-    exec(compile(python_blocks()[2], str(README), "exec"), names)
+    names = run_block_with("autodeco_ext.decode_step(")
     assert names["step"].tokens.shape == (4,)
     assert names["step"].temperature.tolist() == [names["torch"].tensor(0.7).item()] * 4
 
 
 def test_the_training_example_runs_as_it_stands() -> None:
-    names: dict[str, object] = {}
-    (block,) = [block for block in python_blocks() if "linear_autodeco_loss(" in block]
-    exec(compile(block, str(README), "exec"), names)
+    names = run_block_with("linear_autodeco_loss(")
     assert names["losses"].loss > 0
     assert all(one.grad.isfinite().all() for one in names["heads"].parameters())
 
