@@ -9,8 +9,9 @@ if ! command -v nvcc >/dev/null; then
 fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# A copy, so that the build of the checkout stays as it is.
-git -C "$root" archive --format=tar HEAD | tar -x -C "$work"
+# A copy, so that the build of the checkout stays as it is: of tracked files, changes included.
+changed=$(git -C "$root" stash create)
+git -C "$root" archive --format=tar "${changed:-HEAD}" | tar -x -C "$work"
 cd "$work"
 # The log of the build holds the resources of every kernel.
 AUTODECO_CUDA=on "$root/.venv/bin/python" setup.py --quiet build_ext --inplace >build.log 2>&1 ||

@@ -5,8 +5,10 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# A copy, so that an earlier build in the checkout cannot help, and its path can go away afterwards.
-git -C "$root" archive --format=tar HEAD | tar -x -C "$work" --one-top-level=source
+# A copy, so that an earlier build in the checkout cannot help, and its path can go away afterwards:
+# of tracked files, changes included.
+changed=$(git -C "$root" stash create)
+git -C "$root" archive --format=tar "${changed:-HEAD}" | tar -x -C "$work" --one-top-level=source
 
 fail() { echo "check-package: $1" >&2; exit 1; }
 pip() { "$work/$1/bin/python" -m pip --disable-pip-version-check --quiet "${@:2}"; }
