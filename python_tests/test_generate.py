@@ -257,6 +257,12 @@ def test_modes_that_would_draw_otherwise_are_refused(model, kwargs, named):
         draw(model, PROMPT[:1], **kwargs)
 
 
+def test_what_is_passed_by_position_is_refused_too(model):
+    nothing = (None,) * 4  # logits_processor, stopping_criteria, ..., then assistant_model
+    with pytest.raises(ValueError, match="got generation mode 'assisted_generation'"):
+        model.generate(PROMPT[:1], None, *nothing, tiny_base(seed=1), do_sample=True)
+
+
 def test_continuous_batching_refuses_to_sample(model):
     config = GenerationConfig(do_sample=True)
     with pytest.raises(ValueError, match="generate_batch: do_sample must be False"):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin
 from transformers.generation.configuration_utils import GenerationMode
 
 from autodeco_ext.generation.drawing import ACTIVE_DRAW, Draw, DrawingProcessor, StepEnd
@@ -15,6 +16,9 @@ from autodeco_ext.generation.parameters import SamplingParameters, check_seed
 from autodeco_ext.generation.trace import AutoDecoGenerateOutput
 
 _OURS = ("temperature", "top_p", "top_k", "min_p")
+
+# Of stock generate, behind self, inputs and generation_config: people may pass them by position.
+_FURTHER_ARGUMENTS = tuple(inspect.signature(GenerationMixin.generate).parameters)[3:]
 
 # Warpers without a counterpart in sample, with the values that switch them off.
 _OTHER_WARPERS = {
@@ -124,7 +128,8 @@ class DrawingGenerationMixin:
             config_argument = None if is_own else generation_config
             given = _given(arguments, config_argument)
             parameters = SamplingParameters(**given).check("generate")
-            _check_can_draw(merged, config_argument, args, kwargs)
+            further = dict(zip(_FURTHER_ARGUMENTS, args, strict=False)) | kwargs
+            _check_can_draw(merged, config_argument, further)
             _warn_about_own_config(self, config_argument, kwargs)
             draw = Draw(self, parameters, seed, valid_vocab, wants_trace=return_trace)
         else:
@@ -287,19 +292,14 @@ def _check_valid_vocab(valid_vocab: int | None, model: Any) -> None:
 
 
 def _check_can_draw(
-    merged: GenerationConfig,
-    generation_config: GenerationConfig | None,
-    args: tuple,
-    kwargs: dict,
+    merged: GenerationConfig, generation_config: GenerationConfig | None, further: dict[str, Any]
 ) -> None:
-    """Refuse what would not draw from the heads' distribution."""
+    """Refuse what would not draw from the heads' distribution; further: arguments by name."""
     unsupported = None
-    mode = merged.get_generation_mode(
-        kwargs.get("assistant_model", args[4] if len(args) > 4 else None)
-    )
+    mode = merged.get_generation_mode(further.get("assistant_model"))
     if mode != GenerationMode.SAMPLE:
         unsupported = f"generation mode {mode.value!r}"
-    elif kwargs.get("custom_generate", args[8] if len(args) > 8 else None) is not None:
+    elif further.get("custom_generate") is not None:
         unsupported = "custom_generate"
     elif merged.cache_implementation == "paged":
         unsupported = "cache_implementation='paged'"
@@ -308,7 +308,7 @@ def _check_can_draw(
     else:
         for name, off in _OTHER_WARPERS.items():
             # What only the model's own generation_config asks for is ignored, like its temperature.
-            value = kwargs.get(name, getattr(generation_config, name, None))
+            value = further.get(name, getattr(generation_config, name, None))
             if value not in off:
                 unsupported = f"{name}={value}"
     if unsupported is not None:
