@@ -14,17 +14,13 @@ from loss_oracle import (
     error_share,
     exact_temperature_loss,
 )
-from oracle import make_rows
+from oracle import generator, make_rows
 from torch import Tensor
 
 import autodeco_ext
 
 IGNORE = -100
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def random_arguments(

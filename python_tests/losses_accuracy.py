@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-from loss_judge import generator, run_losses
+from loss_judge import run_losses
 from loss_oracle import (
     MASS_SLACK,
     SortedRow,
@@ -26,7 +26,7 @@ from loss_oracle import (
     as_float32,
     error_share,
 )
-from oracle import TOLERANCES
+from oracle import TOLERANCES, generator
 from torch import Tensor
 
 import autodeco_ext

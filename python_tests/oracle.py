@@ -59,6 +59,10 @@ TOLERANCES = {
 }
 
 
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def assert_close(
     got: Tensor, expected: Tensor, kind: torch.dtype | str, what: str = "result"
 ) -> None:

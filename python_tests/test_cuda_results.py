@@ -17,6 +17,7 @@ from oracle import (
     ROW_KINDS,
     assert_kept,
     draw_errors,
+    generator,
     make_rows,
     random_parameters,
 )
@@ -27,10 +28,6 @@ from autodeco_ext import reference
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 INF = float("inf")
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def assert_same_bits(got: Any, expected: Any, what: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import threading
 import warnings
 
 import pytest
@@ -15,6 +14,7 @@ from tiny_models import (
     PROMPT,
     VOCAB,
     draw,
+    in_threads,
     tiny_autodeco,
     tiny_base,
 )
@@ -334,20 +334,9 @@ def test_without_a_seed_manual_seed_reproduces(model):
 def test_threads_share_a_model_without_mixing(model):
     prompts = [PROMPT[:1].roll(i, dims=1).expand(2 + i, -1) for i in range(4)]
     expected = [draw(model, prompt, seed=i) for i, prompt in enumerate(prompts)]
-    results, barrier = {}, threading.Barrier(4)
-
-    def run(i):
-        barrier.wait()
-        results[i] = [draw(model, prompts[i], seed=i) for _ in range(5)]
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for i in range(4):
-        assert len(results[i]) == 5
-        assert all(torch.equal(tokens, expected[i]) for tokens in results[i])
+    results = in_threads(4, lambda i: [draw(model, prompts[i], seed=i) for _ in range(5)])
+    for own, got in zip(expected, results, strict=True):
+        assert all(torch.equal(tokens, own) for tokens in got)
 
 
 def test_a_generate_inside_a_processor_does_not_disturb(model):

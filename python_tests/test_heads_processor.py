@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import pickle
-import threading
 import warnings
 
 import pytest
 import torch
 from oracle import generated_pvalue
-from tiny_models import HIDDEN, PROMPT, tiny_autodeco, tiny_base, tiny_heads
+from tiny_models import HIDDEN, PROMPT, in_threads, tiny_autodeco, tiny_base, tiny_heads
 from transformers import CompileConfig, DynamicCache, StaticCache
 
 from autodeco_ext import (
@@ -186,19 +185,10 @@ def test_another_model_with_the_same_head_does_not_count(base, heads):
 def test_other_threads_do_not_count(base, heads):
     with AutoDecoLogitsProcessor(heads, base, mode="sample", seed=0) as processor:
         expected = generate(base, processor)
-        results, barrier = {}, threading.Barrier(3)
-
-        def run(i):
-            barrier.wait()
-            results[i] = [generate(base, processor, PROMPT.roll(i, 0)) for _ in range(4)]
-
-        threads = [threading.Thread(target=run, args=(i,)) for i in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        results = in_threads(
+            3, lambda i: [generate(base, processor, PROMPT.roll(i, 0)) for _ in range(4)]
+        )
     assert all(torch.equal(tokens, expected) for tokens in results[0])
-    assert len(results) == 3
 
 
 def test_a_training_step_leaves_nothing_alive(base, heads):

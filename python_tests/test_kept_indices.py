@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import ROW_KINDS, assert_kept, make_rows
+from oracle import ROW_KINDS, assert_kept, generator, make_rows
 
 import autodeco_ext
 from autodeco_ext import KeptIndices, reference
@@ -12,10 +12,6 @@ from autodeco_ext import KeptIndices, reference
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 INF = float("inf")
 NAN = float("nan")
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def random_parameters(rows: int, vocab: int, seed: int) -> dict[str, torch.Tensor]:

@@ -14,8 +14,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loss_judge import DTYPES, IGNORE, assert_losses_exact, generator
+from loss_judge import DTYPES, IGNORE, assert_losses_exact
 from loss_oracle import MEGATRON, RELEASED, LossOptions, SortedRow, as_float32
+from oracle import generator
 from torch import Tensor
 
 SETTINGS = {

@@ -6,11 +6,19 @@ import copy
 import pickle
 import subprocess
 import sys
-import threading
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, HIDDEN, IDS, VOCAB, spread_heads, tiny_autodeco, tiny_base
+from tiny_models import (
+    ARCHITECTURES,
+    HIDDEN,
+    IDS,
+    VOCAB,
+    in_threads,
+    spread_heads,
+    tiny_autodeco,
+    tiny_base,
+)
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -146,20 +154,9 @@ def test_a_pickle_loads_in_a_fresh_process(model, tmp_path):
 def test_threads_get_the_predictions_of_their_own_inputs(model):
     inputs = [torch.full((1 + i, 3 + i), 2 + i) for i in range(4)]
     expected = [model(ids).temperature for ids in inputs]
-    wrong, barrier = [], threading.Barrier(4)
-
-    def run(i):
-        barrier.wait()
-        for _ in range(20):
-            if not torch.equal(model(inputs[i]).temperature, expected[i]):
-                wrong.append(i)
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    results = in_threads(4, lambda i: [model(inputs[i]).temperature for _ in range(20)])
+    for own, got in zip(expected, results, strict=True):
+        assert all(torch.equal(one, own) for one in got)
 
 
 def test_a_soft_cap_after_the_head_is_in_the_logits_the_heads_see():

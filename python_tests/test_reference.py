@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from oracle import ROW_KINDS, assert_kept, judge_kept, make_rows
+from oracle import ROW_KINDS, assert_kept, generator, judge_kept, make_rows
 from transformers import (
     MinPLogitsWarper,
     TemperatureLogitsWarper,
@@ -17,10 +17,6 @@ from transformers import (
 from autodeco_ext import reference
 
 INF, NAN = float("inf"), float("nan")
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def kept(logits: list[float] | torch.Tensor, *parameters, **named) -> list[int]:

@@ -6,13 +6,9 @@ import math
 
 import pytest
 import torch
-from oracle import chi_square_pvalue, make_rows, tokens_pvalue
+from oracle import chi_square_pvalue, generator, make_rows, tokens_pvalue
 
 from autodeco_ext import reference
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from oracle import (
     assert_close,
     assert_kept,
     draw_errors,
+    generator,
     make_rows,
     random_parameters,
     tokens_pvalue,
@@ -20,10 +21,6 @@ from autodeco_ext import reference
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 INF = float("inf")
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 # Rows per kind and dtype: 16,740 in all. The wide ones are few because the judge sorts in float64.

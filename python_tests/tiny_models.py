@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -107,3 +112,15 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def draw(model, prompt: torch.Tensor = PROMPT, **kwargs: object):
     """model.generate with sampling, 8 new tokens and a seed, unless told otherwise."""
     return model.generate(prompt, **{"do_sample": True, "max_new_tokens": 8, "seed": 3, **kwargs})
+
+
+def in_threads(count: int, run: Callable[[int], Any]) -> list[Any]:
+    """run(0), run(1), ... at the same time, each in a thread; what one raises is raised here."""
+    barrier = threading.Barrier(count)
+
+    def started(number: int) -> Any:
+        barrier.wait()
+        return run(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(started, range(count)))
