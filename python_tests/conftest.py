@@ -106,6 +106,14 @@ def cuda() -> torch.device:
 
 
 @pytest.fixture
+def set_num_threads() -> Iterator[Callable[[int], None]]:
+    """torch's own, put back after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def count() -> Callable[[str], None]:
     """Adds a line to the summary of the run."""
     return COUNTS.append

@@ -11,9 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-KEPT_SLACK = (
-    2e-6  # how far a cumulative mass may be from top_p at the cut (semantics.md, section 1)
-)
+# How far a cumulative mass may be from top_p at the cut (semantics.md, section 1).
+KEPT_SLACK = 2e-6
 # How far a uniform number may lie outside its token's part of the float64 distribution function: a
 # mass is a float32 exp(z) of a z within 4 ulp, so a share of them is off by less than this.
 DRAW_SLACK = 2e-6

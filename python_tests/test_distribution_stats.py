@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from oracle import ROW_KINDS, make_rows
@@ -43,13 +45,13 @@ def test_a_vocabulary_of_one_is_certain(op_device: str) -> None:
     assert got[0].tolist() == pytest.approx([1.0, 0.0, 0.0, 1.0], abs=1e-7)
 
 
-def test_results_do_not_depend_on_batch_or_threads(backend: str) -> None:
+def test_results_do_not_depend_on_batch_or_threads(
+    backend: str, set_num_threads: Callable[[int], None]
+) -> None:
     logits = make_rows("gaussian", 33, 10_001, torch.float32, torch.Generator().manual_seed(2))
-    before = torch.get_num_threads()
     whole = autodeco_ext.distribution_stats(logits, 0.7)
-    torch.set_num_threads(3)
+    set_num_threads(3)
     threaded = autodeco_ext.distribution_stats(logits, 0.7)
-    torch.set_num_threads(before)
     assert torch.equal(whole, threaded)
     assert torch.equal(whole[9:10], autodeco_ext.distribution_stats(logits[9:10], 0.7))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from oracle import ROW_KINDS, assert_kept, generator, make_rows
@@ -165,14 +167,14 @@ def test_bad_values_beyond_valid_vocab_do_not_matter(backend: str) -> None:
     assert autodeco_ext.kept_indices(logits, valid_vocab=4).ids.tolist() == [0, 1, 2, 3] * 2
 
 
-def test_results_do_not_depend_on_the_number_of_threads(backend: str) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(
+    backend: str, set_num_threads: Callable[[int], None]
+) -> None:
     logits = make_rows("gaussian", 40, 20_000, torch.float32, generator(8))
-    before = torch.get_num_threads()
     results = []
     for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
+        set_num_threads(threads)
         results.append(autodeco_ext.kept_indices(logits, 1.3, 0.9))
-    torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 

@@ -31,9 +31,7 @@ def test_more_than_2_to_the_31_logits() -> None:
     far = far_rows(torch.bfloat16)
     logits[-4:] = far
     seed = torch.arange(rows)
-    few = {
-        "valid_vocab": 5000
-    }  # of a row are read, where the op can be told to: it takes long enough
+    few = {"valid_vocab": 5000}  # where the op can be told to read no more: it takes long enough
 
     info = autodeco_ext.sample(logits, 0.9, 0.95, seed=seed, return_info=True, **few)
     expected = autodeco_ext.sample(far, 0.9, 0.95, seed=seed[-4:], return_info=True, **few)

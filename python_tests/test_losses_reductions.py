@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from loss_judge import (
@@ -225,15 +227,13 @@ def test_strides_and_alignment_do_not_matter(backend: str, dtype: torch.dtype) -
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_number_of_threads_does_not_matter(cpu_backend: str, dtype: torch.dtype) -> None:
+def test_the_number_of_threads_does_not_matter(
+    cpu_backend: str, dtype: torch.dtype, set_num_threads: Callable[[int], None]
+) -> None:
     arguments = random_arguments("peaked", 33, 4000, dtype, seed=17)
     results = []
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            results.append(run_losses(*arguments, with_logits=True))
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2, 5):
+        set_num_threads(threads)
+        results.append(run_losses(*arguments, with_logits=True))
     for other in results[1:]:
         assert_identical(other, results[0])

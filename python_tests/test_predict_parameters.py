@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -192,13 +193,13 @@ def call(arguments: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     return OP(*arguments.values())
 
 
-def test_a_row_does_not_see_its_batch(cpu_backend: str) -> None:
+def test_a_row_does_not_see_its_batch(
+    cpu_backend: str, set_num_threads: Callable[[int], None]
+) -> None:
     arguments = op_arguments(33, 10_001)
     temperature, top_p = call(arguments)
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
+    set_num_threads(3)
     threaded = call(arguments)
-    torch.set_num_threads(before)
     assert torch.equal(threaded[0], temperature) and torch.equal(threaded[1], top_p)
     per_row = ("logits", "temperature_product", "top_p_product")
     alone = call(arguments | {name: arguments[name][9:10] for name in per_row})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from oracle import (
@@ -208,19 +210,17 @@ def test_a_row_does_not_depend_on_its_batch_or_place(backend: str) -> None:
 # Rows that cost unlike times, taken one by one; and small ones, taken by hundreds, not all full.
 @pytest.mark.parametrize(("rows", "vocab"), [(40, 20_000), (1001, 100)])
 def test_results_do_not_depend_on_the_number_of_threads(
-    cpu_backend: str, rows: int, vocab: int
+    cpu_backend: str, rows: int, vocab: int, set_num_threads: Callable[[int], None]
 ) -> None:
     logits = make_rows("gaussian", rows, vocab, torch.float32, generator(8))
     temperature = torch.linspace(0, 3, rows)
     top_p = torch.linspace(0.1, 1, rows)
-    before = torch.get_num_threads()
     results = []
     for threads in (1, 2, 3, 5):
-        torch.set_num_threads(threads)
+        set_num_threads(threads)
         for _ in range(2):
             info = autodeco_ext.sample(logits, temperature, top_p, seed=3, return_info=True)
             results.append(info)
-    torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import adversarial
 import pytest
 import torch
@@ -57,7 +59,9 @@ def test_rare_tokens_are_drawn_at_their_rate_and_evenly(backend: str, filters: d
 
 
 @pytest.mark.parametrize("family", sorted(adversarial.FAMILIES))
-def test_rows_that_are_sampled_depend_on_nothing_else(backend: str, family: str) -> None:
+def test_rows_that_are_sampled_depend_on_nothing_else(
+    backend: str, family: str, set_num_threads: Callable[[int], None]
+) -> None:
     generator = torch.Generator().manual_seed(6)
     rows = torch.stack(
         [adversarial.make_row(family, 40_000, torch.float32, 0.0, generator) for _ in range(7)]
@@ -68,12 +72,10 @@ def test_rows_that_are_sampled_depend_on_nothing_else(backend: str, family: str)
         "top_k": torch.tensor([0, 30_000, 0, 20_000, 13_000, 0, 0]),
     }
     seed = torch.arange(7) * 1_000_003
-    before = torch.get_num_threads()
     results = []
     for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
+        set_num_threads(threads)
         results.append(autodeco_ext.sample(rows, **filters, seed=seed, return_info=True))
-    torch.set_num_threads(before)
     order = torch.randperm(7, generator=generator)
     moved = autodeco_ext.sample(
         rows[order].clone(),
