@@ -16,6 +16,7 @@ KEPT_SLACK = 2e-6
 # How far a uniform number may lie outside its token's part of the float64 distribution function: a
 # mass is a float32 exp(z) of a z within 4 ulp, so a share of them is off by less than this.
 DRAW_SLACK = 2e-6
+_SMALLEST_EXPECTED = 5.0  # of a cell in Pearson's test
 ROW_KINDS = ("peaked", "gaussian", "flat", "tied", "masked", "two_valued")
 
 
@@ -278,10 +279,10 @@ def draw_errors(
     return torch.cat(errors)
 
 
-def chi_square_pvalue(counts: Tensor, probs: Tensor, *, smallest_expected: float = 5.0) -> float:
+def chi_square_pvalue(counts: Tensor, probs: Tensor) -> float:
     """p-value of the counts under the probabilities, by Pearson's test.
 
-    Cells expected fewer than ``smallest_expected`` times are pooled into one, and that one with the
+    Cells expected fewer than five times are pooled into one, and that one with the
     next larger cell if it is still too small. A count where the probability is 0 gives 0.
 
     Args:
@@ -298,8 +299,8 @@ def chi_square_pvalue(counts: Tensor, probs: Tensor, *, smallest_expected: float
         return 0.0
     expected, order = (probs / probs.sum() * counts.sum()).sort()
     counts = counts[order]
-    pooled = int((expected < smallest_expected).sum())
-    while 0 < pooled < len(expected) and expected[:pooled].sum() < smallest_expected:
+    pooled = int((expected < _SMALLEST_EXPECTED).sum())
+    while 0 < pooled < len(expected) and expected[:pooled].sum() < _SMALLEST_EXPECTED:
         pooled += 1
     if pooled:
         expected = torch.cat([expected[:pooled].sum()[None], expected[pooled:]])

@@ -75,17 +75,14 @@ def tiny_base(
     return model.to(dtype)
 
 
-def spread_heads(heads: torch.nn.Module, *, temperature: float = 1.0, top_p: float = 1.5) -> None:
-    """Make predictions vary: T around `temperature`, P around sigmoid(`top_p`)."""
+def spread_heads(heads: AutoDecoHeads) -> None:
+    """Make predictions vary: T around 1, P around 0.8."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)
-        for head, offset in (
-            (heads.temp_head, torch.logit(torch.tensor(temperature / 2))),
-            (heads.top_p_head, top_p),
-        ):
+        for head, offset in ((heads.temp_head, 0.0), (heads.top_p_head, 1.5)):
             for parameter in head.parameters():
                 parameter.normal_(0, 0.12)
-            head.mlp[2].bias.fill_(float(offset))
+            head.mlp[2].bias.fill_(offset)
 
 
 def tiny_heads() -> AutoDecoHeads:

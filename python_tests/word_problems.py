@@ -27,7 +27,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def word_model(seed: int = 0, vocab: int = len(WORDS)) -> LlamaForCausalLM:
+def word_model(vocab: int = len(WORDS)) -> LlamaForCausalLM:
     """A random Llama whose logits depend on the prefix."""
     config = LlamaConfig(
         vocab_size=vocab,
@@ -42,7 +42,7 @@ def word_model(seed: int = 0, vocab: int = len(WORDS)) -> LlamaForCausalLM:
         pad_token_id=1,
     )
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         model = LlamaForCausalLM(config).eval()
         with torch.no_grad():
             for parameter in model.parameters():
@@ -66,9 +66,9 @@ def made_up_problems(count: int) -> list[Problem]:
     ]
 
 
-def save_base(folder: Path, seed: int = 0) -> Path:
+def save_base(folder: Path) -> Path:
     """Write model and tokenizer as from_pretrained reads them; return the folder."""
-    word_model(seed).save_pretrained(folder)
+    word_model().save_pretrained(folder)
     word_tokenizer().save_pretrained(folder)
     return folder
 

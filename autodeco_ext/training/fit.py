@@ -37,11 +37,10 @@ class CachedPositions:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How the heads are trained: AdamW, a constant learning rate, the released losses."""
+    """How the heads are trained: AdamW without decay, a constant learning rate, released losses."""
 
     epochs: int = 6
     learning_rate: float = 3e-4
-    weight_decay: float = 0.0
     positions_per_step: int = 128
     seed: int = 0
 
@@ -125,9 +124,7 @@ def fit_heads(
     """
     heads.train()
     parameters = [one for one in heads.parameters() if one.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0)
     order = torch.Generator().manual_seed(settings.seed)
     history = []
     for epoch in range(settings.epochs):
