@@ -20,10 +20,7 @@ __device__ __forceinline__ void write_losses(const AutodecoLossArguments& argume
   arguments.status[row] = status;
 }
 
-__device__ __forceinline__ LossOutput no_losses() {
-  const float nan = std::bit_cast<float>(0x7fc00000u);
-  return {{nan, nan}, {nan, nan, nan}};
-}
+__device__ __forceinline__ LossOutput no_losses() { return {{kNaN, kNaN}, {kNaN, kNaN, kNaN}}; }
 
 template <typename Element>
 __global__ void __launch_bounds__(kLossThreads, kBlocksPerMultiprocessor<false>)

@@ -9,8 +9,6 @@
 
 namespace autodeco::cuda {
 
-constexpr float kNotANumber = std::bit_cast<float>(0x7fc00000u);
-
 // By one thread, after the walk: `walked` has added the label as well.
 __device__ __forceinline__ LogitFactors
 logit_factors(const AutodecoLossGradientArguments& arguments, int64_t row_index,
@@ -59,7 +57,7 @@ __device__ __forceinline__ void find_factors(const AutodecoLossGradientArguments
                                              LogitGradientHead* gradient, Walk walk) {
   const LossHead* head = LossMemory::head();
   if (gpu::thread_index() == 0) {
-    gradient->dust = kNotANumber;
+    gradient->dust = kNaN;
     gradient->lowest_heavy_logit = kInfinity;
     gradient->num_pushed = 0;
   }
@@ -141,7 +139,7 @@ __global__ void __launch_bounds__(kLossThreads, kBlocksPerMultiprocessor<false>)
     status = write_row(arguments, row_index, row, output);
   }
   if (status != RowStatus::kValid) {
-    fill_output(output, columns, kNotANumber);
+    fill_output(output, columns, kNaN);
   }
 }
 

@@ -68,9 +68,8 @@ template <typename Element, bool kTeam>
 __device__ __forceinline__ void gather_candidates(const Row<Element>& row, const Team<kTeam>& team,
                                                   const Command& command, const Memory& memory) {
   bool list_is_full = false;
-  const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   for (int segment = team.first_segment + static_cast<int>(gpu::warp_index());
-       segment < team.last_segment && !list_is_full; segment += num_warps) {
+       segment < team.last_segment && !list_is_full; segment += num_warps()) {
     if (memory.segment_max(segment) < command.threshold) continue;
     const bool reaches = lane_reaches(memory, segment, command.threshold);
     // In halves: the whole segment would not fit the registers beside what the leader knows.

@@ -28,10 +28,8 @@ __device__ __forceinline__ void sum_moments(const Row<Element>& row, const Team<
   const float max = command.row_max;
   const float inverse = command.inverse_mass;
   const float mean = 1.0f / static_cast<float>(row.columns);
-  const int num_warps = static_cast<int>(gpu::num_threads() / 32);
-  const auto add = [](float a, float b) { return a + b; };
   for (int segment = team.first_segment + static_cast<int>(gpu::warp_index());
-       segment < team.last_segment; segment += num_warps) {
+       segment < team.last_segment; segment += num_warps()) {
     float logits[kLaneLogits];
     row.load_segment(segment, logits);
     float entropy = 0.0f;
@@ -50,8 +48,8 @@ __device__ __forceinline__ void sum_moments(const Row<Element>& row, const Team<
       entropy += vector_entropy;
       squares += vector_squares;
     }
-    entropy = warp_reduce(entropy, add);
-    squares = warp_reduce(squares, add);
+    entropy = warp_sum(entropy);
+    squares = warp_sum(squares);
     if (gpu::lane_index() == 0) {
       team.in_leader(memory.segment_sum())[segment] = entropy;
       team.in_leader(memory.segment_raw_sum())[segment] = squares;
@@ -114,7 +112,7 @@ __device__ __forceinline__ uint64_t mass_of_largest(const Row<Element>& row, con
       unsigned count = 0;
 #pragma unroll
       for (const float logit : logits) count += logit == next;
-      count = warp_reduce(count, [](unsigned a, unsigned b) { return a + b; });
+      count = warp_sum(count);
       if (next == fifth || count > left) count = left;
       mass += count * scaling.mass(next, head->summary.max);
       left -= count;
@@ -139,7 +137,7 @@ __device__ __forceinline__ Command start_moments(const RowTask<Element, kTeam>& 
   const RowStatus status = summary.status == RowStatus::kValid ? plan.status : summary.status;
   if (status != RowStatus::kValid) {
     statistics.status = status;
-    for (float& value : statistics.value) value = std::bit_cast<float>(0x7fc00000u);
+    for (float& value : statistics.value) value = kNaN;
     return command;
   }
   const uint64_t largest = mass_of_largest(task.row, scaling, task.memory);
@@ -164,10 +162,9 @@ __device__ __forceinline__ void finish_moments(const Row<Element>& row, const Me
     entropy += static_cast<double>(memory.segment_sum()[segment]);
     squares += static_cast<double>(memory.segment_raw_sum()[segment]);
   }
-  const auto add = [](double a, double b) { return a + b; };
   double* scratch = reinterpret_cast<double*>(memory.head()->scratch64);
-  entropy = block_reduce(entropy, scratch, 0.0, add);
-  squares = block_reduce(squares, scratch, 0.0, add);
+  entropy = block_sum(entropy, scratch);
+  squares = block_sum(squares, scratch);
   statistics.status = RowStatus::kValid;
   statistics.value[1] = static_cast<float>(-entropy);
   // The variance of a single number is not defined; we call it 0.

@@ -93,7 +93,7 @@ __device__ __forceinline__ Token draw_in_unit(const Row<Element>& row, int segme
 #pragma unroll
       for (int i = 0; i < kVector; ++i) total += kept_mass(logits[i], column_of(segment, v, i));
     }
-    total = warp_reduce(total, [](uint64_t a, uint64_t b) { return a + b; });
+    total = warp_sum(total);
     const double share = static_cast<double>(threshold) / static_cast<double>(unit_mass);
     threshold = static_cast<uint64_t>(share * static_cast<double>(total));
     if (threshold >= total) threshold = total - 1;

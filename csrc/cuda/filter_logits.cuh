@@ -91,9 +91,8 @@ __device__ __forceinline__ void write_segments(const FilterLogitsArguments& argu
                                                const Command& command) {
   const Quotient quotient(temperature);
   const bool aligned = takes_vectors(output);
-  const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   for (int segment = team.first_segment + static_cast<int>(gpu::warp_index());
-       segment < team.last_segment; segment += num_warps) {
+       segment < team.last_segment; segment += num_warps()) {
     float logits[kLaneLogits];
     row.load_segment(segment, logits);
 #pragma unroll

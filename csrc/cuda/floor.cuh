@@ -20,10 +20,9 @@ __global__ void __launch_bounds__(kFloorThreads)
                          arguments.layout.vocab);
   const int first = row.num_segments * part / parts;
   const int last = row.num_segments * (part + 1) / parts;
-  const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   float max = -kInfinity;
   for (int segment = first + static_cast<int>(gpu::warp_index()); segment < last;
-       segment += num_warps) {
+       segment += num_warps()) {
     float logits[kLaneLogits];
     row.load_segment(segment, logits);
 #pragma unroll

@@ -58,9 +58,8 @@ inline size_t marks_bytes(int64_t vocab, unsigned team_size) {
 template <typename Element>
 __device__ __forceinline__ void mark_segments(const Row<Element>& row, LastKept last,
                                               int first_segment, int last_segment, Marks* marks) {
-  const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   for (int segment = first_segment + static_cast<int>(gpu::warp_index()); segment < last_segment;
-       segment += num_warps) {
+       segment += num_warps()) {
     float logits[kLaneLogits];
     row.load_segment(segment, logits);  // -inf, which is never kept, beyond the last column
     uint32_t bits = 0;
@@ -69,8 +68,7 @@ __device__ __forceinline__ void mark_segments(const Row<Element>& row, LastKept 
       const int column = column_of(segment, i / kVector, i % kVector);
       if (is_kept(last, Keys<Element>::of(logits[i]), column)) bits |= 1u << i;
     }
-    const uint32_t count =
-        warp_reduce(gpu::count_bits(bits), [](uint32_t a, uint32_t b) { return a + b; });
+    const uint32_t count = warp_sum(gpu::count_bits(bits));
     const int place = segment - first_segment;
     marks->bits()[place * 32 + static_cast<int>(gpu::lane_index())] = bits;
     if (gpu::lane_index() == 0) marks->before[place] = count;
@@ -96,9 +94,8 @@ __device__ __forceinline__ uint32_t add_up_marks(int num_segments, Marks* marks)
 // Writes the marked columns to ids[place ...], but nothing at or beyond `end`.
 __device__ __forceinline__ void write_marks(int first_segment, int last_segment, Marks* marks,
                                             int32_t* ids, int64_t place, int64_t end) {
-  const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   for (int segment = first_segment + static_cast<int>(gpu::warp_index()); segment < last_segment;
-       segment += num_warps) {
+       segment += num_warps()) {
     const int marked = segment - first_segment;
     const uint32_t bits = marks->bits()[marked * 32 + static_cast<int>(gpu::lane_index())];
     if (gpu::ballot(bits != 0) == 0) continue;

@@ -179,8 +179,7 @@ __device__ __forceinline__ bool window_holds(const Leader<Element, kTeam>& leade
     }
     below += reaches && rest > most ? most : rest;
   }
-  below = block_reduce(below, memory.head()->scratch64, uint64_t{0},
-                       [](uint64_t a, uint64_t b) { return a + b; });
+  below = block_sum(below, memory.head()->scratch64);
   const uint64_t row_mass = memory.head()->summary.mass;
   const uint64_t rounding = row_mass >> 16;  // of the sums of segments, by far
   return below + rounding <= row_mass - target;
@@ -197,8 +196,7 @@ __device__ __forceinline__ bool few_pieces_reach(const Leader<Element, kTeam>& l
        piece += static_cast<int>(gpu::num_threads())) {
     count += memory.piece_max()[piece] >= threshold;
   }
-  count = block_reduce(count, memory.head()->scratch32, 0u,
-                       [](uint32_t a, uint32_t b) { return a + b; });
+  count = block_sum(count, memory.head()->scratch32);
   return 2 * static_cast<int>(count) <= num_pieces;
 }
 
@@ -213,8 +211,7 @@ __device__ __forceinline__ void judge_list(const Leader<Element, kTeam>& leader,
   uint64_t mass = 0;
   for_each_candidate(search.list, memory,
                      [&](uint32_t key, int) { mass += leader.mass_of_key(key); });
-  mass = block_reduce(mass, memory.head()->scratch64, uint64_t{0},
-                      [](uint64_t a, uint64_t b) { return a + b; });
+  mass = block_sum(mass, memory.head()->scratch64);
   const uint64_t held = search.measure == Measure::kCount ? size : mass;
   if (search.measure == Measure::kFloor || held >= search.target) return;
   // Where the target lies below a list that holds the floor, the floor decides.

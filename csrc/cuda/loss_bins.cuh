@@ -263,7 +263,6 @@ __device__ __forceinline__ void stream_row(const Row<Element>& row, const LossRo
                                            float anchor, float fineness) {
   LossHead* head = LossMemory::head();
   LossBins* bins = LossMemory::bins();
-  const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   const int warp = static_cast<int>(gpu::warp_index());
   const QuarterBits bits(known.top_p_temperature);
   const QuarterBits other_bits(known.temperature);
@@ -282,7 +281,7 @@ __device__ __forceinline__ void stream_row(const Row<Element>& row, const LossRo
     result.top = result.grid.bin(anchor);
   }
 #pragma unroll 1
-  for (int first = 0; first < row.num_segments; first += num_warps) {
+  for (int first = 0; first < row.num_segments; first += num_warps()) {
     const int segment = first + warp;
     const bool exists = segment < row.num_segments;
     float logits[kLaneLogits];
@@ -293,12 +292,12 @@ __device__ __forceinline__ void stream_row(const Row<Element>& row, const LossRo
       for (int i = 0; i < kLaneLogits; ++i) logits[i] = -kInfinity;
     }
     const float segment_max = note_pieces(logits, segment, exists);
-    const int round = first / num_warps % 2;
+    const int round = first / num_warps() % 2;
     // Before the barrier of the last round nobody wrote to this half any more.
     if (gpu::lane_index() == 0) head->warp_max[round][warp] = segment_max;
     gpu::block_barrier();
     float max = sums.reference;
-    for (int other = 0; other < num_warps; ++other) {
+    for (int other = 0; other < num_warps(); ++other) {
       max = gpu::max_or_nan(max, head->warp_max[round][other]);
     }
     if (!(max < kInfinity)) {  // NaN too; the same in the whole block

@@ -169,10 +169,9 @@ __device__ __forceinline__ void find_crossing(const StreamedRow& streamed, const
 template <typename Element, typename Visit>
 __device__ __forceinline__ void for_each_reaching(const Row<Element>& row, uint32_t lowest_key,
                                                   Visit visit) {
-  const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   const int half = static_cast<int>(gpu::lane_index()) / kLossPieceLanes;
   for (int segment = static_cast<int>(gpu::warp_index()); segment < row.num_segments;
-       segment += num_warps) {
+       segment += num_warps()) {
 #pragma unroll 1
     for (int v = 0; v < kVectors; ++v) {
       const int piece = segment * kLossPieces + v * (32 / kLossPieceLanes) + half;

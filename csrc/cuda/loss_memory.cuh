@@ -252,16 +252,13 @@ __device__ __forceinline__ void keep(T& place, const T& value) {
 }
 
 __device__ __forceinline__ double block_sum(double value) {
-  return block_reduce(value, LossMemory::head()->scratch_double, 0.0,
-                      [](double a, double b) { return a + b; });
+  return block_sum(value, LossMemory::head()->scratch_double);
 }
 __device__ __forceinline__ uint32_t block_sum(uint32_t value) {
-  return block_reduce(value, LossMemory::head()->scratch32, 0u,
-                      [](uint32_t a, uint32_t b) { return a + b; });
+  return block_sum(value, LossMemory::head()->scratch32);
 }
 __device__ __forceinline__ uint64_t block_sum(uint64_t value) {
-  return block_reduce(value, LossMemory::head()->scratch64, uint64_t{0},
-                      [](uint64_t a, uint64_t b) { return a + b; });
+  return block_sum(value, LossMemory::head()->scratch64);
 }
 
 }  // namespace autodeco::cuda

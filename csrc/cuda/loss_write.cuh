@@ -89,7 +89,7 @@ __device__ __forceinline__ void write_gradient(const Row<Element>& row, const Lo
   const bool aligned = takes_vectors(output);
   double others = 0.0;  // than the label
   for (int segment = static_cast<int>(gpu::warp_index()); segment < row.num_segments;
-       segment += static_cast<int>(gpu::num_threads() / 32)) {
+       segment += num_warps()) {
     float logits[kLaneLogits];
     row.load_segment(segment, logits);
 #pragma unroll

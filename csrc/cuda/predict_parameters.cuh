@@ -20,8 +20,7 @@ __device__ __forceinline__ float output_of_head(const HeadLayers& head, HiddenOf
     const float hidden = hidden_of(unit);
     sum += (hidden < 0.0f ? 0.0f : hidden) * head.second_weight[unit];  // NaN stays NaN
   }
-  sum =
-      block_reduce(sum, memory.head()->scratch_float, 0.0f, [](float a, float b) { return a + b; });
+  sum = block_sum(sum, memory.head()->scratch_float);
   return 1.0f / (1.0f + expf(-(sum + *head.second_bias)));
 }
 

@@ -114,8 +114,7 @@ __device__ __forceinline__ KeptSet find_prefix(const Leader<Element, kTeam>& lea
            unit += static_cast<int>(gpu::num_threads())) {
         mass_above += memory.segment_mass()[unit];
       }
-      mass_above = block_reduce(mass_above, memory.head()->scratch64, uint64_t{0},
-                                [](uint64_t a, uint64_t b) { return a + b; });
+      mass_above = block_sum(mass_above, memory.head()->scratch64);
       if (gpu::thread_index() == 0) {
         level = {0, memory.state()->count_above, mass_above, 0, 0, 0};
         memory.head()->mass_above = mass_above;

@@ -38,9 +38,8 @@ __device__ __forceinline__ void histogram_of_row(const Row<Element>& row, const 
   PendingBin pending;
   PendingBin pending_count;
   bool list_is_full = !(command.threshold < kInfinity);
-  const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   for (int segment = team.first_segment + static_cast<int>(gpu::warp_index());
-       segment < team.last_segment; segment += num_warps) {
+       segment < team.last_segment; segment += num_warps()) {
     if (memory.segment_max(segment) < command.lowest) continue;
     const bool reaches = lane_reaches(memory, segment, command.lowest);
 #pragma unroll 1
@@ -58,10 +57,11 @@ __device__ __forceinline__ void histogram_of_row(const Row<Element>& row, const 
         const bool added = adds && has_leading_digits(key, command.digit);
         const bool counted = counts && has_leading_digits(key, command.count_digit);
         if (!added && !counted) continue;
-        const uint64_t mass = scaling.mass(logits[i], command.row_max);
-        const uint64_t amount = command.measure == Measure::kCount ? 1 : mass;
+        // Beside another digit masses are measured; for counts alone no mass is computed.
+        const uint64_t amount =
+            command.measure == Measure::kCount ? 1 : scaling.mass(logits[i], command.row_max);
         if (added) pending.add(bins, bin_of(key, command.digit), amount);
-        if (counted) pending_count.add(count_bins, bin_of(key, command.count_digit), mass);
+        if (counted) pending_count.add(count_bins, bin_of(key, command.count_digit), amount);
       }
     }
   }
@@ -105,9 +105,8 @@ __device__ __forceinline__ void sub_histogram_of_row(const Row<Element>& row,
   const uint32_t decided = command.digit.leading;
   const float lowest_above = Keys<Element>::logit((decided + 1) << digit.bits);
   uint32_t count_above = 0;
-  const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   for (int segment = team.first_segment + static_cast<int>(gpu::warp_index());
-       segment < team.last_segment; segment += num_warps) {
+       segment < team.last_segment; segment += num_warps()) {
     if (memory.segment_max(segment) < command.lowest) continue;
     const bool reaches = lane_reaches(memory, segment, command.lowest);
     const int unit = segment >> digit.unit_shift;
@@ -146,13 +145,13 @@ __device__ __forceinline__ void sub_histogram_of_row(const Row<Element>& row,
       }
     }
     flush();
-    mass_above = warp_reduce(mass_above, [](uint64_t a, uint64_t b) { return a + b; });
+    mass_above = warp_sum(mass_above);
     if (gpu::lane_index() == 0 && mass_above != 0) {
       uint32_t* words = reinterpret_cast<uint32_t*>(&team.in_leader(memory.segment_mass())[unit]);
       atomic_add_mass(words, words + 1, mass_above);
     }
   }
-  count_above = warp_reduce(count_above, [](uint32_t a, uint32_t b) { return a + b; });
+  count_above = warp_sum(count_above);
   if (gpu::lane_index() == 0 && count_above != 0) {
     gpu::atomic_add(team.in_leader(&memory.state()->count_above), count_above);
   }

@@ -12,6 +12,7 @@
 namespace autodeco::cuda {
 
 constexpr float kInfinity = INFINITY;
+constexpr float kNaN = std::bit_cast<float>(0x7fc00000u);
 
 // A segment is what a warp holds in registers. Its lanes always hold the same columns, so that the
 // float sum of a segment is one number whichever block, team or launch computes it.

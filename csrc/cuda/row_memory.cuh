@@ -183,8 +183,9 @@ constexpr size_t histogram_bytes(size_t segments) {
 template <typename Element>
 constexpr LastDigit last_digit_of(size_t segments) {
   LastDigit digit = {kLastBits<Element>, 0};
-  if constexpr (Keys<Element>::kBits == 16) return digit;
-  while (sub_counts_bytes(segments, digit) > histogram_bytes(segments)) ++digit.unit_shift;
+  if constexpr (Keys<Element>::kBits > 16) {
+    while (sub_counts_bytes(segments, digit) > histogram_bytes(segments)) ++digit.unit_shift;
+  }
   return digit;
 }
 

@@ -55,7 +55,7 @@ __device__ __forceinline__ float segment_weight(const float* logits, const Scali
     sum += ((weights[0] + weights[1]) + (weights[2] + weights[3])) +
            ((weights[4] + weights[5]) + (weights[6] + weights[7]));
   }
-  return warp_reduce(sum, [](float a, float b) { return a + b; });
+  return warp_sum(sum);
 }
 
 // Counts the first digit of the logits that a lane holds.
@@ -76,10 +76,10 @@ template <typename Element, bool kTeam>
 __device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kTeam>& team,
                                           const Plan& plan, const Scaling& scaling,
                                           const Memory& memory) {
-  const int num_warps = static_cast<int>(gpu::num_threads() / 32);
   const int warp = static_cast<int>(gpu::warp_index());
   const bool leads = team.leads();
-  for (int segment = team.first_segment + warp; segment < team.last_segment; segment += num_warps) {
+  for (int segment = team.first_segment + warp; segment < team.last_segment;
+       segment += num_warps()) {
     float logits[kLaneLogits];
     row.load_segment(segment, logits);
     float max = logits[0];
@@ -113,7 +113,7 @@ __device__ __forceinline__ void summarize(const Row<Element>& row, const Team<kT
       unsigned count = 0;
 #pragma unroll
       for (int i = 0; i < kLaneLogits; ++i) count += logits[i] > -kInfinity;
-      count = warp_reduce(count, [](unsigned a, unsigned b) { return a + b; });
+      count = warp_sum(count);
       if (gpu::lane_index() == 0) {
         gpu::atomic_add(team.in_leader(&memory.state()->num_finite), count);
       }
@@ -197,11 +197,10 @@ __device__ __forceinline__ void collect(const Row<Element>& row, const Plan& pla
           segment_mass(memory.segment_raw_sum()[segment], Scaling(1.0f).weight(segment_max, max));
     }
   }
-  const auto add = [](uint64_t a, uint64_t b) { return a + b; };
   summary.max_segment = static_cast<int>(block_reduce(
       first, head->scratch32, 0xffffffffu, [](uint32_t a, uint32_t b) { return a < b ? a : b; }));
-  if (plan.needs_sums) summary.mass = block_reduce(mass, head->scratch64, uint64_t{0}, add);
-  if (plan.needs_info) summary.raw_mass = block_reduce(raw_mass, head->scratch64, uint64_t{0}, add);
+  if (plan.needs_sums) summary.mass = block_sum(mass, head->scratch64);
+  if (plan.needs_info) summary.raw_mass = block_sum(raw_mass, head->scratch64);
   keep(summary, head);
 }
 

@@ -28,19 +28,18 @@ __device__ __forceinline__ void write_status(const SampleArguments& arguments, i
 __device__ __forceinline__ void write_invalid(const SampleArguments& arguments, int64_t row,
                                               RowStatus status) {
   if (gpu::thread_index() == 0) write_status(arguments, row, status);
-  const float nan = std::bit_cast<float>(0x7fc00000u);
   for (int64_t sample = gpu::thread_index(); sample < arguments.num_samples;
        sample += gpu::num_threads()) {
     const int64_t slot = row * arguments.num_samples + sample;
     arguments.tokens[slot] = -1;
     if (arguments.kept != nullptr) {
-      arguments.logprobs[slot] = nan;
-      arguments.raw_logprobs[slot] = nan;
+      arguments.logprobs[slot] = kNaN;
+      arguments.raw_logprobs[slot] = kNaN;
     }
   }
   if (arguments.kept != nullptr && gpu::thread_index() == 0) {
     arguments.kept[row] = 0;
-    arguments.log_kept_mass[row] = nan;
+    arguments.log_kept_mass[row] = kNaN;
   }
 }
 
@@ -82,8 +81,7 @@ __device__ __forceinline__ void draw_samples(const SampleArguments& arguments, i
   // Where nothing was searched for, a unit is a segment.
   const int unit_shift = filtered ? unit_shift_of<Element>(memory) : 0;
   const int num_units = leader.row.num_units(unit_shift);
-  for (int64_t sample = gpu::warp_index(); sample < arguments.num_samples;
-       sample += gpu::num_threads() / 32) {
+  for (int64_t sample = gpu::warp_index(); sample < arguments.num_samples; sample += num_warps()) {
     // floor(u * mass), exactly.
     const uint64_t threshold =
         gpu::multiply_high(uniform53_of(arguments, row_index, sample) << 11, mass);

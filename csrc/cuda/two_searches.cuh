@@ -63,8 +63,7 @@ __device__ __forceinline__ uint64_t mass_of_top_k(const Leader<Element, kTeam>& 
        bin += static_cast<int>(gpu::num_threads())) {
     mass_above += mass_of_bin(mass_bins, bin);
   }
-  mass_above = block_reduce(mass_above, head->scratch64, uint64_t{0},
-                            [](uint64_t a, uint64_t b) { return a + b; });
+  mass_above = block_sum(mass_above, head->scratch64);
   const uint64_t left = plan.top_k - level.count_above;
   const uint64_t kept_ties = left < level.count ? left : level.count;
   return mass_above + level.mass_above + kept_ties * leader.mass_of_key(key);
