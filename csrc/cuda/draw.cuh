@@ -6,6 +6,11 @@
 
 namespace autodeco::cuda {
 
+// Lanes that add up the keys of a unit's last digit: a warp for 256 of them. For 16, of which every
+// segment is a unit, the sum of a warp would cost more than a lane of its own.
+template <typename Element>
+constexpr int kUnitLanes = Keys<Element>::kBits == 16 ? 1 : 32;
+
 // Leaves in memory.segment_mass() the kept mass of every unit of segments.
 template <typename Element, bool kTeam>
 __device__ __forceinline__ void fill_segment_masses(const Leader<Element, kTeam>& leader,
@@ -30,24 +35,25 @@ __device__ __forceinline__ void fill_segment_masses(const Leader<Element, kTeam>
     return;
   }
   // The sub-histogram left the mass above the last digit; what has that digit is added by counts.
-  const uint32_t keys = 1u << digit.bits;
-  const uint32_t first_key = kept.key & ~(keys - 1);
-  const int tie_unit = kept.last_tie / kSegment >> digit.unit_shift;
-  for (int unit = thread; unit < num_units; unit += threads) {
-    uint64_t mass = memory.segment_mass()[unit];
-    for (uint32_t sub_key = kept.key - first_key + 1; sub_key < keys; ++sub_key) {
-      const uint32_t count = sub_count(memory, digit, unit, sub_key);
-      if (count != 0) mass += count * leader.mass_of_key(first_key + sub_key);
+  constexpr int kLanes = kUnitLanes<Element>;
+  const int keys = 1 << digit.bits;
+  const int kept_key = static_cast<int>(kept.key) & (keys - 1);
+  const uint32_t first_key = kept.key - static_cast<uint32_t>(kept_key);
+  const bool keeps_all_ties = kept.kept_ties == kept.ties;
+  const int tie_unit = keeps_all_ties ? num_units : kept.last_tie / kSegment >> digit.unit_shift;
+  for (int unit = thread / kLanes; unit < num_units; unit += threads / kLanes) {
+    uint64_t mass = 0;
+    for (int sub_key = kept_key + 1 + thread % kLanes; sub_key < keys; sub_key += kLanes) {
+      const uint32_t count = sub_count(memory, digit, unit, static_cast<uint32_t>(sub_key));
+      if (count == 0) continue;
+      mass += count * leader.mass_of_key(first_key + static_cast<uint32_t>(sub_key));
     }
-    if (unit < tie_unit) mass += memory.segment_ties()[unit] * leader.mass_of_key(kept.key);
-    memory.segment_mass()[unit] = mass;
-  }
-  gpu::block_barrier();
-  if (tie_unit < num_units && thread == 0) {
-    uint32_t ties_before = 0;
-    for (int unit = 0; unit < tie_unit; ++unit) ties_before += memory.segment_ties()[unit];
-    memory.segment_mass()[tie_unit] +=
-        (kept.kept_ties - ties_before) * leader.mass_of_key(kept.key);
+    if constexpr (kLanes == 32) mass = warp_sum(mass);
+    if (thread % kLanes != 0) continue;
+    uint32_t ties = 0;
+    if (unit < tie_unit) ties = memory.segment_ties()[unit];
+    if (unit == tie_unit) ties = memory.head()->ties_of_found;
+    memory.segment_mass()[unit] += mass + ties * leader.mass_of_key(kept.key);
   }
   gpu::block_barrier();
 }

@@ -30,7 +30,8 @@ __device__ __forceinline__ uint32_t key_of_min_p(float max, float temperature, f
 }
 
 // Column of the `wanted`-th token (from 1) with this key, by all threads of the leader.
-// memory.segment_ties() holds the tokens with this key of every unit of segments.
+// memory.segment_ties() holds the tokens with this key of every unit of segments. Leaves
+// head()->ties_of_found.
 template <typename Element, bool kTeam>
 __device__ __forceinline__ int column_of_tie(const Leader<Element, kTeam>& leader, uint32_t key,
                                              uint32_t wanted) {
@@ -46,13 +47,13 @@ __device__ __forceinline__ int column_of_tie(const Leader<Element, kTeam>& leade
     const uint32_t upto = carried + block_inclusive_sum(ties, head->scratch32, &total);
     if (upto - ties < wanted && wanted <= upto) {
       head->found = unit;
-      memory.state()->count_above = wanted - (upto - ties);
+      head->ties_of_found = wanted - (upto - ties);
     }
     carried += total;
   }
   gpu::block_barrier();
   const int segment = head->found << unit_shift;
-  uint32_t left = memory.state()->count_above;
+  uint32_t left = head->ties_of_found;
   gpu::block_barrier();
   if (gpu::warp_index() == 0) {
     // Vectors of the segments behind the first are numbered on.

@@ -143,6 +143,7 @@ struct Head {
   Search search;  // the last
   Level level;
   int found;
+  uint32_t ties_of_found;  // where `found` is the unit of the last kept tie: the ties kept of it
 };
 
 struct Histogram {
