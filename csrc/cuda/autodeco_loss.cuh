@@ -22,6 +22,16 @@ __device__ __forceinline__ void write_losses(const AutodecoLossArguments& argume
 
 __device__ __forceinline__ LossOutput no_losses() { return {{kNaN, kNaN}, {kNaN, kNaN, kNaN}}; }
 
+// What to say of a row whose label, T or P is at fault. The logits come before T and P: where they
+// are NaN, the temperature that a head made of them is too.
+template <typename Element>
+__device__ __forceinline__ RowStatus first_fault(const Row<Element>& row, RowStatus fault) {
+  if (fault == RowStatus::kLabelOutsideVocab) return fault;
+  const float max = max_of_segments(row, 0, row.num_segments, LossMemory::head()->warp_max[0]);
+  const RowStatus of_logits = logits_status(max);
+  return of_logits == RowStatus::kValid ? fault : of_logits;
+}
+
 template <typename Element>
 __global__ void __launch_bounds__(kLossThreads, kBlocksPerMultiprocessor<false>)
     autodeco_loss_kernel(const __grid_constant__ AutodecoLossArguments arguments) {
@@ -39,12 +49,13 @@ __global__ void __launch_bounds__(kLossThreads, kBlocksPerMultiprocessor<false>)
   const float top_p = arguments.top_p[row_index];
   const LossOptions& options = arguments.options;
   RowStatus status = loss_status(temperature, top_p, label, arguments.layout.vocab, options);
+  const Row<Element> row(arguments.logits, row_offset(arguments.layout, row_index),
+                         arguments.layout.vocab);
   if (status != RowStatus::kValid) {
+    status = first_fault(row, status);
     if (writes) write_losses(arguments, row_index, no_losses(), true, true, status);
     return;
   }
-  const Row<Element> row(arguments.logits, row_offset(arguments.layout, row_index),
-                         arguments.layout.vocab);
   LossHead* head = LossMemory::head();
   know_row(row, options, temperature, top_p, static_cast<int>(label));
   const SoftTopPWalk start = start_walk(options, top_p);

@@ -1,6 +1,8 @@
 // Reductions and scans over a warp or a block. All threads take part.
 #pragma once
 
+#include <cmath>
+
 #include "gpu.cuh"
 
 namespace autodeco::cuda {
@@ -47,6 +49,12 @@ __device__ __forceinline__ T block_reduce(T value, T* scratch, T identity, Combi
 template <typename T>
 __device__ __forceinline__ T block_sum(T value, T* scratch) {
   return block_reduce(value, scratch, T(), [](T a, T b) { return a + b; });
+}
+
+// NaN if one of them is.
+__device__ __forceinline__ float block_max(float value, float* scratch) {
+  return block_reduce(value, scratch, -INFINITY,
+                      [](float a, float b) { return gpu::max_or_nan(a, b); });
 }
 
 // Sum of the values of this thread and those before it; *total is that of the block.

@@ -20,17 +20,8 @@ __global__ void __launch_bounds__(kFloorThreads)
                          arguments.layout.vocab);
   const int first = row.num_segments * part / parts;
   const int last = row.num_segments * (part + 1) / parts;
-  float max = -kInfinity;
-  for (int segment = first + static_cast<int>(gpu::warp_index()); segment < last;
-       segment += num_warps()) {
-    float logits[kLaneLogits];
-    row.load_segment(segment, logits);
-#pragma unroll
-    for (int i = 0; i < kLaneLogits; ++i) max = gpu::max_or_nan(max, logits[i]);
-  }
   float* scratch = reinterpret_cast<float*>(gpu::shared_memory());
-  max = block_reduce(max, scratch, -kInfinity,
-                     [](float a, float b) { return gpu::max_or_nan(a, b); });
+  const float max = max_of_segments(row, first, last, scratch);
   if (gpu::thread_index() == 0) arguments.output[row_index * parts + part] = max;
 }
 

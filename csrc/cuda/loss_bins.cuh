@@ -301,7 +301,7 @@ __device__ __forceinline__ void stream_row(const Row<Element>& row, const LossRo
       max = gpu::max_or_nan(max, head->warp_max[round][other]);
     }
     if (!(max < kInfinity)) {  // NaN too; the same in the whole block
-      result.status = max == kInfinity ? RowStatus::kLogitPositiveInfinity : RowStatus::kLogitNaN;
+      result.status = logits_status(max);
       keep(head->streamed, result);
       return;
     }

@@ -160,6 +160,29 @@ __device__ __forceinline__ int column_of(int segment, int v, int i) {
   return segment * kSegment + v * 32 * kVector + static_cast<int>(gpu::lane_index()) * kVector + i;
 }
 
+// The largest logit of some segments, NaN if one of them is; the same in the whole block. `scratch`
+// as for block_reduce.
+template <typename Element>
+__device__ __forceinline__ float max_of_segments(const Row<Element>& row, int first, int last,
+                                                 float* scratch) {
+  float max = -kInfinity;
+  for (int segment = first + static_cast<int>(gpu::warp_index()); segment < last;
+       segment += num_warps()) {
+    float logits[kLaneLogits];
+    row.load_segment(segment, logits);
+#pragma unroll
+    for (int i = 0; i < kLaneLogits; ++i) max = gpu::max_or_nan(max, logits[i]);
+  }
+  return block_max(max, scratch);
+}
+
+// What the largest logit of a row says about it.
+__device__ __forceinline__ RowStatus logits_status(float max) {
+  if (max != max) return RowStatus::kLogitNaN;
+  if (max == kInfinity) return RowStatus::kLogitPositiveInfinity;
+  return max > -kInfinity ? RowStatus::kValid : RowStatus::kNoFiniteLogit;
+}
+
 // log2 of a weight, (l - reference) * log2(e) / T, within the 4 ulp that semantics.md allows. Where
 // l - reference could overflow and matter (huge T), logits are first multiplied by 1/4; where 1/T
 // could overflow (tiny T), differences are first multiplied by 2^64. It depends on T alone.

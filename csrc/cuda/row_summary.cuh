@@ -164,16 +164,9 @@ __device__ __forceinline__ void collect(const Row<Element>& row, const Plan& pla
   for (int segment = thread; segment < row.num_segments; segment += threads) {
     max = gpu::max_or_nan(max, memory.segment_max(segment));
   }
-  max = block_reduce(max, head->scratch_float, -kInfinity,
-                     [](float a, float b) { return gpu::max_or_nan(a, b); });
+  max = block_max(max, head->scratch_float);
   summary.max = max;
-  if (max != max) {
-    summary.status = RowStatus::kLogitNaN;
-  } else if (max == kInfinity) {
-    summary.status = RowStatus::kLogitPositiveInfinity;
-  } else if (max == -kInfinity) {
-    summary.status = RowStatus::kNoFiniteLogit;
-  }
+  summary.status = logits_status(max);
   if (summary.status != RowStatus::kValid) {
     keep(summary, head);
     return;

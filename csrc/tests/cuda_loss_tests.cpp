@@ -107,7 +107,7 @@ void losses_are_those_of_the_sorted_row(int trials, uint64_t seed) {
 // Rows of one launch, each wrong in its own way, between right ones.
 void invalid_rows_are_nan_and_do_not_touch_the_others() {
   std::mt19937_64 random(5);
-  constexpr int kRows = 12;
+  constexpr int kRows = 15;
   constexpr int kVocab = 3000;
   std::vector<std::vector<float>> logits(kRows, make_row(RowKind::kPeaked, kVocab, random));
   LossInputs inputs;
@@ -128,6 +128,10 @@ void invalid_rows_are_nan_and_do_not_touch_the_others() {
   inputs.labels[9] = -100, inputs.temperature[9] = kNaN, logits[9].assign(kVocab, kNaN);
   // A label that the base masks out.
   logits[10][17] = -kInf;
+  // Of several faults the first in this order: the label, the logits, T and P.
+  inputs.temperature[11] = kNaN, logits[11].assign(kVocab, kNaN), spoil(11, RowStatus::kLogitNaN);
+  inputs.top_p[12] = kNaN, logits[12][2999] = kInf, spoil(12, RowStatus::kLogitPositiveInfinity);
+  inputs.labels[13] = -1, logits[13][0] = kNaN, spoil(13, RowStatus::kLabelOutsideVocab);
   const auto judge = [&]<typename Element>(Element) {
     const Batch<Element> batch(logits, 0);
     const LossResult got = autodeco_loss(batch, inputs);
@@ -146,7 +150,7 @@ void invalid_rows_are_nan_and_do_not_touch_the_others() {
         expect((got.gradients[i * kRows + row] == 0.0f) == zero, "zero where nothing is lost");
       }
     }
-    expect(got.losses[0] == got.losses[11] && got.losses[12] == got.losses[23], "right rows");
+    expect(got.losses[0] == got.losses[14] && got.losses[15] == got.losses[29], "right rows");
   };
   judge(0.0f);
   judge(cuda::BFloat16());
