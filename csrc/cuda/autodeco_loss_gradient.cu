@@ -8,7 +8,7 @@ int launch_autodeco_loss_gradient(const AutodecoLossGradientArguments& arguments
   return launch_single_blocks(
       arguments, kLossThreads, &loss_gradient_shared_memory_bytes, stream,
       [&](auto element, const gpu::Launch& where) {
-        return gpu::launch(&autodeco_loss_gradient_kernel<decltype(element)>, where, arguments);
+        return gpu::launch<&autodeco_loss_gradient_kernel<decltype(element)>>(where, arguments);
       });
 }
 

@@ -74,9 +74,11 @@ int launch_rows(const Arguments& arguments, void* stream, Start start) {
   return with_element(arguments.dtype, [&](auto element) -> int {
     if (shared.blocks == num_rows) return start(element, std::false_type(), where);
     const int result = start(element, std::true_type(), shared);
-    // A process may have fewer multiprocessors than the device says.
-    const bool too_large = result == cudaErrorCooperativeLaunchTooLarge;
-    return too_large ? start(element, std::false_type(), where) : result;
+    // A process may have fewer multiprocessors than the device says (MPS), or none side by side.
+    const bool lacks_room = result == cudaErrorCooperativeLaunchTooLarge ||
+                            result == cudaErrorInvalidClusterSize ||
+                            result == cudaErrorLaunchOutOfResources;
+    return lacks_room ? start(element, std::false_type(), where) : result;
   });
 }
 

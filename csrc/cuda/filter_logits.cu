@@ -6,7 +6,7 @@ namespace autodeco::cuda {
 
 int launch_filter_logits(const FilterLogitsArguments& arguments, void* stream) {
   return launch_rows(arguments, stream, [&](auto element, auto team, const gpu::Launch& where) {
-    return gpu::launch(&filter_logits_kernel<decltype(element), team()>, where, arguments);
+    return gpu::launch<&filter_logits_kernel<decltype(element), team()>>(where, arguments);
   });
 }
 

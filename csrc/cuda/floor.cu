@@ -12,7 +12,7 @@ int launch_floor(const FloorArguments& arguments, void* stream) {
   where.shared_bytes = kMaxWarps * sizeof(float);
   where.stream = stream;
   return with_element(arguments.dtype, [&](auto element) {
-    return gpu::launch(&floor_kernel<decltype(element)>, where, arguments);
+    return gpu::launch<&floor_kernel<decltype(element)>>(where, arguments);
   });
 }
 

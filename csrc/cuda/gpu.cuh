@@ -7,6 +7,7 @@
 #else
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstdint>
 #include <limits>
 
@@ -196,16 +197,31 @@ struct Launch {
   void* stream = nullptr;
 };
 
+// Lets a kernel have this much dynamic shared memory on the current device. The driver is asked
+// once for each device, so `bytes` must be the same number in every call.
+template <auto kKernel>
+cudaError_t allow_shared_memory(size_t bytes) {
+  // A bit for each device that knows. That two threads of the host tell it at once does no harm.
+  static std::atomic<uint64_t> known = 0;
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;  // others are told every time
+  if ((known.load() & bit) != 0) return cudaSuccess;
+  error = cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(bytes));
+  if (error == cudaSuccess) known.fetch_or(bit);
+  return error;
+}
+
 // Returns cudaSuccess (0) or the error of the launch.
-template <typename Arguments>
-int launch(void (*kernel)(Arguments), const Launch& where, const Arguments& arguments) {
+template <auto kKernel, typename Arguments>
+int launch(const Launch& where, const Arguments& arguments) {
   if (where.blocks > std::numeric_limits<int32_t>::max()) return cudaErrorInvalidConfiguration;
   cudaError_t error = cudaSuccess;
   constexpr size_t kSharedWithoutAsking = 48 * 1024;
-  // Always the same number: threads of the host may launch the kernel with different sizes.
   if (where.shared_bytes > kSharedWithoutAsking) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(where.most_shared_bytes));
+    error = allow_shared_memory<kKernel>(where.most_shared_bytes);
   }
   if (error != cudaSuccess) {
     cudaGetLastError();  // a later launch must not find this error
@@ -227,7 +243,7 @@ int launch(void (*kernel)(Arguments), const Launch& where, const Arguments& argu
   }
   config.attrs = &attribute;
   config.numAttrs = where.cluster > 1 || where.together ? 1 : 0;
-  error = cudaLaunchKernelEx(&config, kernel, arguments);
+  error = cudaLaunchKernelEx(&config, kKernel, arguments);
   if (error != cudaSuccess) cudaGetLastError();
   return error;
 }

@@ -12,7 +12,7 @@ int launch_predict_parameters(const PredictParametersArguments& arguments, void*
     here.team = {};
   }
   return launch_rows(here, stream, [&](auto element, auto team, const gpu::Launch& where) {
-    return gpu::launch(&predict_parameters_kernel<decltype(element), team()>, where, here);
+    return gpu::launch<&predict_parameters_kernel<decltype(element), team()>>(where, here);
   });
 }
 

@@ -34,7 +34,9 @@ const char* error_text(int error) {
 }
 
 int read_value(const void* device_address, void* host_address, size_t bytes) {
-  return cudaMemcpy(host_address, device_address, bytes, cudaMemcpyDeviceToHost);
+  const cudaError_t error = cudaMemcpy(host_address, device_address, bytes, cudaMemcpyDeviceToHost);
+  if (error != cudaSuccess) cudaGetLastError();  // a later launch must not find this error
+  return error;
 }
 
 }  // namespace autodeco::cuda

@@ -24,7 +24,7 @@ constexpr int kNotBuilt = -1;
 // Why a launcher did not return 0.
 const char* error_text(int error);
 
-// Waits for the device and copies one value from it. Returns 0 or a cudaError_t.
+// Copies one value from the device; what writes it must have ended. Returns 0 or a cudaError_t.
 int read_value(const void* device_address, void* host_address, size_t bytes);
 
 }  // namespace autodeco::cuda
