@@ -201,7 +201,8 @@ __device__ __forceinline__ void sort_descending(uint32_t* keys, uint32_t count) 
   for (uint32_t run = 2; run <= size; run *= 2) {
     for (uint32_t distance = run / 2; distance > 0; distance /= 2) {
       for (uint32_t pair = gpu::thread_index(); pair < size / 2; pair += gpu::num_threads()) {
-        const uint32_t low = pair / distance * distance * 2 + pair % distance;
+        // The distance is a power of two.
+        const uint32_t low = 2 * pair - (pair & (distance - 1));
         const uint32_t a = keys[low];
         const uint32_t b = keys[low + distance];
         const bool descends = (low & run) == 0;

@@ -26,11 +26,7 @@ KeptResult kept_indices(const Batch<Element>& batch, const Filters& filters, Sha
   arguments.logits = batch.memory.data() + batch.misaligned;
   arguments.dtype = dtype_of<Element>();
   arguments.layout = batch.layout();
-  arguments.filters.temperature.value = filters.temperature;
-  arguments.filters.top_p.value = filters.top_p;
-  arguments.filters.top_k.value = filters.top_k;
-  arguments.filters.min_p.value = filters.min_p;
-  arguments.filters.valid_vocab.value = valid_vocab;
+  arguments.filters = same_for_all(filters, valid_vocab);
   KeptResult result;
   result.offsets.assign(rows + 1, -7);
   result.offsets[0] = 0;

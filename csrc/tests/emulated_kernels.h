@@ -151,6 +151,17 @@ void run_rows(void (*one)(Arguments), void (*several)(Arguments), Arguments argu
   gpu::launch(shape.blocks > 1 ? several : one, where, arguments);
 }
 
+// For every row of a launch.
+inline FilterParameters same_for_all(const Filters& filters, int64_t valid_vocab) {
+  FilterParameters parameters;
+  parameters.temperature.value = filters.temperature;
+  parameters.top_p.value = filters.top_p;
+  parameters.top_k.value = filters.top_k;
+  parameters.min_p.value = filters.min_p;
+  parameters.valid_vocab.value = valid_vocab;
+  return parameters;
+}
+
 template <typename Element>
 std::vector<float> filter_logits(const Batch<Element>& batch, const Filters& filters, Shape shape,
                                  int64_t valid_vocab, std::vector<RowStatus>& status) {
@@ -158,11 +169,7 @@ std::vector<float> filter_logits(const Batch<Element>& batch, const Filters& fil
   arguments.logits = batch.memory.data() + batch.misaligned;
   arguments.dtype = dtype_of<Element>();
   arguments.layout = arguments.output_layout = batch.layout();
-  arguments.filters.temperature.value = filters.temperature;
-  arguments.filters.top_p.value = filters.top_p;
-  arguments.filters.top_k.value = filters.top_k;
-  arguments.filters.min_p.value = filters.min_p;
-  arguments.filters.valid_vocab.value = valid_vocab;
+  arguments.filters = same_for_all(filters, valid_vocab);
   arguments.filter_value = -std::numeric_limits<float>::infinity();
   std::vector<float> output(static_cast<size_t>(batch.num_rows * batch.vocab), -7.0f);
   status.assign(static_cast<size_t>(batch.num_rows), RowStatus::kNoFiniteLogit);

@@ -12,7 +12,8 @@ namespace autodeco {
 constexpr double kMassScale = 0x1p44 - 1.0;
 
 static constexpr uint64_t fixed_mass(float weight) {
-  // Adding 2^52 rounds to nearest and leaves the integer in the mantissa.
+  // Adding 2^52 rounds to nearest and leaves the integer in the mantissa. A compiler may fuse this
+  // with the product, which nothing else uses: then it does so wherever the function is inlined.
   const double shifted = static_cast<double>(weight) * kMassScale + 0x1p52;
   return std::bit_cast<uint64_t>(shifted) - std::bit_cast<uint64_t>(0x1p52);
 }
