@@ -21,6 +21,7 @@ from oracle import (
     make_rows,
     random_parameters,
 )
+from tiny_models import tiny_heads
 from torch import Tensor
 
 import autodeco_ext
@@ -99,7 +100,7 @@ def test_a_row_does_not_depend_on_the_launch_shape(
 
     # The rows that are compared, first in a batch of 700, in which no two have the same key.
     whole = [output[:40] for output in run(torch.arange(most, device=cuda))]
-    for rows in (200, 40):
+    for rows in (200, 100, 40):
         got = [output[:40] for output in run(torch.arange(rows, device=cuda))]
         assert_same_bits(got, whole, f"{rows} rows")
     for rows in ([5], [39, 0, 17]):
@@ -168,6 +169,15 @@ def test_filtering_in_place_gives_what_filtering_into_new_memory_gives(cuda: tor
         assert_same_bits(logits, expected, f"{rows} rows")
 
 
+def _losses(logits: Tensor) -> tuple[Tensor, ...]:
+    rows, vocab = logits.shape
+    value = torch.ones(rows, device=logits.device)
+    labels = torch.full((rows,), vocab - 1, device=logits.device)
+    return autodeco_ext.autodeco_loss(
+        logits, value, 0.9 * value, labels, easy_token_drop=0.0, reduction="none"
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_more_elements_than_32_bits_count(cuda: torch.device, dtype: torch.dtype) -> None:
@@ -192,6 +202,16 @@ def test_more_elements_than_32_bits_count(cuda: torch.device, dtype: torch.dtype
     stats = autodeco_ext.distribution_stats(logits)
     assert_same_bits(stats[-64:], expected, "distribution_stats")
     assert (stats[:-64] == stats[0]).all()
+    expected = autodeco_ext.kept_indices(far, 0.9, top_k=3)
+    kept = autodeco_ext.kept_indices(logits, 0.9, top_k=3)
+    assert_same_bits(kept.ids[-192:], expected.ids, "kept_indices")
+    heads = tiny_heads().to(cuda)
+    hidden_states = torch.ones(rows, heads.hidden_size, device=cuda)
+    expected = autodeco_ext.decode_step(hidden_states[-64:], far, heads, seed=seed[-64:])
+    step = autodeco_ext.decode_step(hidden_states, logits, heads, seed=seed)
+    assert_same_bits([output[-64:] for output in step[:3]], expected[:3], "decode_step")
+    losses = _losses(logits)
+    assert_same_bits([output[-64:] for output in losses], _losses(far), "autodeco_loss")
     expected = autodeco_ext.filter_logits(far, 0.9, 0.95)
     out = logits if dtype == torch.float32 else None
     filtered = autodeco_ext.filter_logits(logits, 0.9, 0.95, out=out)

@@ -47,6 +47,17 @@ def test_more_than_2_to_the_31_logits() -> None:
     alone = autodeco_ext.kept_indices(far, 0.9, top_k=3, **few)
     assert torch.equal(kept.ids[-12:], alone.ids)
 
+    def losses(logits: torch.Tensor) -> autodeco_ext.losses.AutoDecoLoss:
+        value = torch.ones(len(logits))
+        labels = torch.full((len(logits),), VOCAB - 1)
+        return autodeco_ext.autodeco_loss(
+            logits, value, 0.9 * value, labels, easy_token_drop=0.0, reduction="none"
+        )
+
+    for got, alone in zip(losses(logits), losses(far), strict=True):
+        assert torch.equal(got[-4:], alone)
+        assert (got[:-4] == got[0]).all()
+
 
 @pytest.mark.slow
 def test_rows_that_lie_further_than_2_to_the_31_elements_apart() -> None:
