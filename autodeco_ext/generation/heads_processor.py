@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.generation.logits_process import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
+from autodeco_ext.generation.mode_processor import Mode, ModeProcessor
 from autodeco_ext.generation.parameters import SamplingParameters
-from autodeco_ext.generation.sampling_processor import Mode, ModeProcessor
 
 if TYPE_CHECKING:
     from autodeco_ext.models.heads import AutoDecoHeads
