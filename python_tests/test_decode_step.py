@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import heads_case
 import pytest
 import torch
 from cuda_tools import assert_same, capture, extra_bytes, torch_may_not_wait, waits_for_the_device
-from oracle import make_rows
+from heads_case import HIDDEN
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import autodeco_ext
-from autodeco_ext.models import AutoDecoConfig, AutoDecoHeads
 
-HIDDEN = 32
-
-
-def make_heads(device: torch.device | str = "cpu", **options) -> AutoDecoHeads:
-    torch.manual_seed(0)
-    heads = AutoDecoHeads(AutoDecoConfig(hidden_size=HIDDEN, **options))
-    with torch.no_grad():
-        for parameter in heads.parameters():
-            parameter *= 2  # predictions that differ from row to row, as trained heads have
-    return heads.to(device)
-
-
-def make_input(
-    *shape: int, vocab: int = 500, dtype=torch.float32, device="cpu"
-) -> tuple[torch.Tensor, torch.Tensor]:
-    random = torch.Generator().manual_seed(1)
-    rows = int(torch.tensor(shape).prod())
-    hidden = torch.randn(*shape, HIDDEN, generator=random)
-    logits = make_rows("gaussian", rows, vocab, dtype, random).reshape(*shape, vocab)
-    return hidden.to(device, dtype), logits.to(device)
+# Predictions that differ from row to row, as trained heads have.
+make_heads = functools.partial(heads_case.make_heads, scale=2.0)
+make_input = functools.partial(heads_case.make_input, vocab=500, kind="gaussian")
 
 
 def same(got: Any, expected: Any) -> bool:
@@ -240,11 +224,11 @@ STATES = torch.zeros(2, HIDDEN)
     ("hidden", "logits", "options", "error", "text"),
     [
         (
-            torch.zeros(2, 48),
+            torch.zeros(2, HIDDEN - 1),
             LOGITS,
             {},
             ValueError,
-            r"decode_step: hidden_states must have shape \[..., 32\] \(the heads' hidden_size\)",
+            r"decode_step: hidden_states must have shape \[..., 48\] \(the heads' hidden_size\)",
         ),
         (
             torch.zeros(3, HIDDEN),

@@ -7,39 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from oracle import ROW_KINDS, assert_close, make_rows
+from heads_case import make_heads, make_input
+from oracle import ROW_KINDS, assert_close
 
 from autodeco_ext import reference
-from autodeco_ext.models import AutoDecoConfig, AutoDecoHeads
+from autodeco_ext.models import AutoDecoHeads
 
 OP = torch.ops.autodeco_ext.predict_parameters
-HIDDEN = 48
 CHECKS = (
     "test_schema",
     "test_autograd_registration",
     "test_faketensor",
     "test_aot_dispatch_static",
 )
-
-
-def make_heads(device: torch.device | str = "cpu", scale: float = 1.0, **options) -> AutoDecoHeads:
-    """`scale` > 1 spreads the predictions over their range, as training does."""
-    torch.manual_seed(0)
-    heads = AutoDecoHeads(AutoDecoConfig(hidden_size=HIDDEN, **options))
-    with torch.no_grad():
-        for parameter in heads.parameters():
-            parameter *= scale
-    return heads.to(device)
-
-
-def make_input(
-    *shape: int, vocab: int = 1000, kind: str = "peaked", dtype=torch.float32, device="cpu"
-) -> tuple[torch.Tensor, torch.Tensor]:
-    random = torch.Generator().manual_seed(1)
-    rows = int(torch.tensor(shape).prod())
-    hidden = torch.randn(*shape, HIDDEN, generator=random)
-    logits = make_rows(kind, rows, vocab, dtype, random).reshape(*shape, vocab)
-    return hidden.to(device, dtype), logits.to(device)
 
 
 def expected_of(heads: AutoDecoHeads, hidden: torch.Tensor, logits: torch.Tensor, **options):
