@@ -36,7 +36,7 @@ class ExperimentSettings:
     compared: tuple[Strategy, ...] = COMPARED
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """What was measured."""
 
@@ -133,17 +133,17 @@ def run_experiment(
             )
     results = [summarise(one) for one in answers.values()]
     return Experiment(
-        settings,
-        training,
-        held_out,
-        collected,
-        verified,
-        len(positions),
-        losses,
-        answers,
-        results,
-        verdicts(results),
-        seconds,
+        settings=settings,
+        training=training,
+        held_out=held_out,
+        collected=collected,
+        verified=verified,
+        positions=len(positions),
+        losses=losses,
+        answers=answers,
+        results=results,
+        verdicts=verdicts(results),
+        seconds=seconds,
     )
 
 
