@@ -61,3 +61,22 @@ def test_more_columns_than_can_be_counted_are_refused(device: str) -> None:
     autodeco_ext.distribution_stats(torch.zeros(1, 2**20, device=device))
     with pytest.raises(ValueError, match="must have at most 1048576 columns, got 1048577"):
         autodeco_ext.distribution_stats(torch.zeros(1, 2**20 + 1, device=device))
+
+
+@pytest.mark.parametrize("vocab", [100, 1000, 32003])
+@pytest.mark.parametrize("order", ["random", "descending", "outliers first", "partly excluded"])
+def test_variance_of_a_nearly_flat_row_is_not_lost_to_rounding(
+    backend: str, vocab: int, order: str
+) -> None:
+    """Relative, where a difference of sums of squares would have no correct digit left."""
+    logits = torch.randn(4, vocab, generator=torch.Generator().manual_seed(vocab))
+    if order == "descending":
+        logits = logits.sort(-1, descending=True).values
+    elif order == "outliers first":
+        logits[:, : vocab // 100] += 4
+    elif order == "partly excluded":
+        logits[:, 1::37] = -torch.inf
+    temperature = torch.tensor([5.0, 10.0, 30.0, 100.0])
+    got = autodeco_ext.distribution_stats(logits, temperature)[:, 2].double()
+    expected = reference.distribution_stats(logits, temperature)[:, 2]
+    torch.testing.assert_close(got, expected, rtol=2e-5, atol=0)

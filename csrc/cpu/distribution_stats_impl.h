@@ -3,11 +3,11 @@
 #pragma once
 
 #include <cmath>
-#include <limits>
 
 #include "autodeco/distribution_stats.h"
 #include "autodeco/filters.h"
 #include "row_summary.h"
+#include "share_of_epsilon.h"
 
 namespace autodeco::cpu::AUTODECO_ISA {
 namespace {
@@ -45,104 +45,124 @@ constexpr float kLeastExponent = -60.0f;
 // What the first read sums up over a block, of weights w relative to a reference.
 struct BlockMoments {
   float max;
-  float weight;
+  float excess;    // of w - center: near their mean, little of it and its squares is rounded off
+  float square;    // of (w - center)^2
   float exponent;  // of w log2(w)
-  float square;    // of w^2
 };
 
-template <bool kPlain, typename Element>
-BlockMoments block_moments(const Block<Element>& block, const Scaling& scaling, float reference) {
+template <bool kPlain, bool kPadded, typename Element>
+BlockMoments block_moments(const Block<Element>& block, const Scaling& scaling, float reference,
+                           float center) {
   constexpr int kChains = 2;
+  const float factor = kPlain ? scaling.bits_per_unit : 1.0f;
+  const Floats least = splat(kLeastExponent / factor);
+  Floats lanes;
+  for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = static_cast<float>(lane);
   Floats largest[kChains] = {splat(-kInfinity), splat(-kInfinity)};
-  Floats weight[kChains] = {};
-  Floats exponent[kChains] = {};
+  Floats excess[kChains] = {};
   Floats square[kChains] = {};
-  const auto add = [&](int chain, Floats logits) {
-    largest[chain] = larger(largest[chain], logits);
-    const Floats x = larger(splat(kLeastExponent), scaling.exponents<kPlain>(logits, reference));
-    const Floats w = exp2_in_range(x);
-    weight[chain] += w;
-    exponent[chain] += w * x;
-    square[chain] += w * w;
-  };
+  Floats product[kChains] = {};
   for (int i = 0; i < block.padded; i += kChains * kLanes) {
-    const TwoFloats logits = load_two(block.data + i);
-    add(0, logits.first);
-    add(1, logits.second);
+    // Padding is no token: its place has to be known.
+    const TwoFloats two = kPadded ? TwoFloats{load(block.data + i), load(block.data + i + kLanes)}
+                                  : load_two(block.data + i);
+    for (int chain = 0; chain < kChains; ++chain) {
+      const Floats logits = chain == 0 ? two.first : two.second;
+      largest[chain] = larger(largest[chain], logits);
+      const Floats x =
+          larger(least, kPlain ? logits - reference : scaling.exponents<false>(logits, reference));
+      const Floats w = exp2_of_product(x, factor);
+      product[chain] += w * x;
+      Floats more = w - center;
+      if constexpr (kPadded) {
+        const float left = static_cast<float>(block.size - i - chain * kLanes);
+        more = lanes < left ? more : Floats{};
+      }
+      excess[chain] += more;
+      square[chain] += more * more;
+    }
   }
-  return {largest_lane(larger(largest[0], largest[1])), sum_of_lanes(weight[0] + weight[1]),
-          sum_of_lanes(exponent[0] + exponent[1]), sum_of_lanes(square[0] + square[1])};
+  return {largest_lane(larger(largest[0], largest[1])), sum_of_lanes(excess[0] + excess[1]),
+          sum_of_lanes(square[0] + square[1]), sum_of_lanes(product[0] + product[1]) * factor};
 }
 
-// Sums over a row, of weights w relative to its maximum.
+// Of tokens' weights w relative to a reference.
 struct Moments {
-  double weight = 0.0;
-  double exponent = 0.0;  // of w log2(w)
-  double square = 0.0;    // of w^2
+  double count = 0.0;
+  double mean = 0.0;
+  double square = 0.0;    // sum of (w - mean)^2
+  double exponent = 0.0;  // sum of w log2(w)
+
+  double weight() const { return mean * count; }
+
+  void add(const BlockMoments& block, double size, double center) {
+    const double excess = static_cast<double>(block.excess) / size;
+    const double step = center + excess - mean;
+    const double share = size / (count + size);
+    square +=
+        static_cast<double>(block.square) - excess * excess * size + step * step * count * share;
+    mean += step * share;
+    count += size;
+    exponent += static_cast<double>(block.exponent);
+  }
+
+  // Makes them relative to what is 2^bits times the reference.
+  void raise_reference(double bits) {
+    const double scale = std::exp2(-bits);
+    exponent = (exponent - bits * weight()) * scale;
+    mean *= scale;
+    square *= scale * scale;
+  }
 };
 
+// Those of a row, relative to its maximum.
 template <typename Element>
 Moments row_moments(const Row<Element>& row, const Scaling& scaling, RowSummary& summary) {
-  BlockMoments of_block[kMaxBlocks];
-  float references[kMaxBlocks];
+  Moments moments;
   float reference = -kInfinity;
+  float center = 0.0f;  // the mean of the block before
+  float center_reference = -kInfinity;
   with_plainness(scaling, [&](auto plain) {
-    read_blocks(row, summary, [&](int number, const Block<Element>& block, float& max) {
-      of_block[number] = read_relative(block, scaling, reference, [&](float relative_to) {
-        return block_moments<plain()>(block, scaling, relative_to);
+    read_blocks(row, summary, [&](int, const Block<Element>& block, float& max) {
+      const float reference_before = reference;
+      const auto read = [&](float relative_to, float about) {
+        return block.size == block.padded
+                   ? block_moments<plain(), false>(block, scaling, relative_to, about)
+                   : block_moments<plain(), true>(block, scaling, relative_to, about);
+      };
+      const BlockMoments found = read_relative(block, scaling, reference, [&](float relative_to) {
+        if (relative_to != center_reference) {
+          center = read(relative_to, 0.0f).excess / static_cast<float>(block.size);
+          center_reference = relative_to;
+        }
+        return read(relative_to, center);
       });
-      max = of_block[number].max;
-      references[number] = reference;
-      return of_block[number].weight != of_block[number].weight;
+      max = found.max;
+      if (reference > reference_before && reference_before > -kInfinity) {
+        moments.raise_reference(scaling.precise_exponent(reference, reference_before));
+      }
+      moments.add(found, static_cast<double>(block.size), static_cast<double>(center));
+      center += found.excess / static_cast<float>(block.size);
+      return found.excess != found.excess;
     });
   });
-  Moments moments;
-  if (summary.status != RowStatus::kValid) return moments;
-  for (int number = 0; number < row.num_blocks(); ++number) {
-    const Floats max = splat(summary.block_max[number]);
-    if (!(scaling.exponents(max, references[number])[0] > kLeastExponent)) continue;
-    const Floats block_reference = splat(references[number]);
-    const double exponent = static_cast<double>(scaling.exponents(block_reference, summary.max)[0]);
-    const double weight = static_cast<double>(scaling.weights(block_reference, summary.max)[0]);
-    const BlockMoments& block = of_block[number];
-    moments.weight += static_cast<double>(block.weight) * weight;
-    // Where the reference is 2^-126 or less, which may be infinitely less, this is 0.
-    if (exponent > -126.0) {
-      moments.exponent +=
-          (static_cast<double>(block.exponent) + exponent * static_cast<double>(block.weight)) *
-          weight;
-    }
-    moments.square += static_cast<double>(block.square) * weight * weight;
+  if (summary.status == RowStatus::kValid) {
+    moments.raise_reference(scaling.precise_exponent(summary.max, reference));
   }
   return moments;
-}
-
-// u ln(1 + 1 / u) for u = 2^t and t >= -100, within 2e-4. With u = q / epsilon, epsilon times this
-// is q ln(1 + epsilon / q): what epsilon adds to a term q ln q of the entropy.
-inline Floats share_of_epsilon(Floats t) {
-  constexpr float kLn2 = 0.693147181f;
-  const Floats minus_magnitude =
-      reinterpret_cast<Floats>(reinterpret_cast<Ints>(t) | std::numeric_limits<int32_t>::min());
-  const Floats s = exp2_roughly(minus_magnitude);  // the smaller of u and 1 / u
-  // Minimax fit of ln(1 + s) / s on [0, 1], error below 5e-5.
-  Floats p = splat(0x1.5bd3f2p-5f);
-  p = p * s - 0x1.46f996p-3f;
-  p = p * s + 0x1.3b1510p-2f;
-  p = p * s - 0x1.fd3148p-2f;
-  p = p * s + 0x1.fff9bap-1f;
-  return t > 0.0f ? p : s * (p * s - minus_magnitude * kLn2);
 }
 
 template <bool kPlain, typename Element>
 float block_shares_of_epsilon(const Block<Element>& block, const Scaling& scaling, float max,
                               float shift) {
+  static const ShareOfEpsilon share_of_epsilon;
   constexpr int kChains = 2;
   Floats shares[kChains] = {};
   for (int i = 0; i < block.padded; i += kChains * kLanes) {
     const TwoFloats logits = load_two(block.data + i);
     for (int chain = 0; chain < kChains; ++chain) {
       const Floats x = scaling.exponents<kPlain>(chain == 0 ? logits.first : logits.second, max);
-      shares[chain] += share_of_epsilon(larger(splat(-100.0f), x + shift));
+      shares[chain] += share_of_epsilon(x + shift);
     }
   }
   return sum_of_lanes(shares[0] + shares[1]);
@@ -169,48 +189,20 @@ double epsilon_part_of_entropy(const Row<Element>& row, const Scaling& scaling,
   return shares * static_cast<double>(kStatsEpsilon);
 }
 
-// The sum of (q - 1 / V)^2, where that of q^2 would lose it to rounding.
-template <typename Element>
-double sum_of_deviations(const Row<Element>& row, const Scaling& scaling, const RowSummary& summary,
-                         double total) {
-  const float inverse = static_cast<float>(1.0 / total);
-  const float mean = static_cast<float>(1.0 / static_cast<double>(row.vocab()));
-  double sum = 0.0;
-  for (int number = 0; number < row.num_blocks(); ++number) {
-    const Block<Element> block = row.block(number);
-    Floats squares = {};
-    for (int i = 0; i < block.padded; i += kLanes) {
-      Floats deviation = scaling.weights(load(block.data + i), summary.max) * inverse - mean;
-      // Padding is no token.
-      for (int lane = kLanes - 1; lane >= 0 && i + lane >= block.size; --lane) {
-        deviation[lane] = 0.0f;
-      }
-      squares += deviation * deviation;
-    }
-    sum += static_cast<double>(sum_of_lanes(squares));
-  }
-  return sum;
-}
-
-template <typename Element>
-double variance(const Row<Element>& row, const Scaling& scaling, const RowSummary& summary,
-                const Moments& moments) {
-  // That of a single number is not defined; we call it 0.
-  if (row.vocab() == 1) return 0.0;
-  const double columns = static_cast<double>(row.vocab());
-  const double square = moments.square / (moments.weight * moments.weight);
-  const double deviations = square * columns > 1.0625
-                                ? square - 1.0 / columns
-                                : sum_of_deviations(row, scaling, summary, moments.weight);
-  return deviations / (columns - 1.0);
-}
-
 // The weights of the five largest logits.
 template <typename Element>
 double sum_of_largest(const Row<Element>& row, const Scaling& scaling, const RowSummary& summary) {
+  // The five blocks of the largest maxima hold them: no other holds more than the fifth of these.
+  LargestLogits maxima;
+  for (int number = 0; number < row.num_blocks(); ++number) {
+    if (summary.block_max[number] > maxima.logits[kTopCount - 1]) {
+      maxima.insert(summary.block_max[number]);
+    }
+  }
   LargestLogits largest;
   for (int number = 0; number < row.num_blocks(); ++number) {
-    if (summary.block_max[number] > largest.logits[kTopCount - 1]) {
+    const float max = summary.block_max[number];
+    if (max >= maxima.logits[kTopCount - 1] && max > largest.logits[kTopCount - 1]) {
       largest.insert_block(row.block(number));
     }
   }
@@ -240,7 +232,7 @@ RowStatus stats_of_row(const Row<Element>& row, float temperature, float* output
     for (int i = 0; i < kNumStats; ++i) output[i] = kNaN;
     return status;
   }
-  const double total = moments.weight;
+  const double total = moments.weight();
   // -sum q ln(q + epsilon), where ln q = ln(2) log2(w) - ln(total).
   constexpr double kLn2 = 0.69314718055994531;
   const double entropy = std::log(total) - kLn2 * moments.exponent / total -
@@ -248,7 +240,10 @@ RowStatus stats_of_row(const Row<Element>& row, float temperature, float* output
   const double share = sum_of_largest(row, scaling, summary) / total;
   output[0] = static_cast<float>(1.0 / total);
   output[1] = static_cast<float>(entropy);
-  output[2] = static_cast<float>(variance(row, scaling, summary, moments));
+  // That of a single number is not defined; we call it 0.
+  output[2] = row.vocab() == 1 ? 0.0f
+                               : static_cast<float>(moments.square / (total * total) /
+                                                    static_cast<double>(row.vocab() - 1));
   output[3] = static_cast<float>(share < 1.0 ? share : 1.0);
   return status;
 }

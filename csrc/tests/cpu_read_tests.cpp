@@ -144,7 +144,7 @@ std::vector<Column> columns_of_other_ops() {
     every.calls.push_back(
         [=](const Logits& logits) { return reads_of_filter(parameters, logits); });
   }
-  Column stats = {"distribution_stats", {}, 4.01};
+  Column stats = {"distribution_stats", {}, 2.07};
   for (const float t : {0.3f, 1.0f, 2.0f, 100.0f}) {
     stats.calls.push_back([=](const Logits& logits) { return reads_of_stats(t, logits); });
   }

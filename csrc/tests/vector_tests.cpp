@@ -88,6 +88,7 @@ void exp2_is_right_at_its_ends() {
 }
 
 void share_of_epsilon_is_as_accurate_as_it_says() {
+  const ShareOfEpsilon share_of_epsilon;
   double worst = 0.0;
   for (float t = -100.0f; t < 40.0f; t += 1e-3f) {
     const double u = std::exp2(static_cast<double>(t));
