@@ -97,6 +97,11 @@ class _Softmax:
         # All of p * slope sums to zero, so that either end gives the other.
         return mass, left, torch.where(mass > 0.5, -drift_left, drift)
 
+    def over(self, top_p: float, exclusive: bool) -> Tensor:
+        """C - P of every token."""
+        mass, left, _ = self.running(exclusive)
+        return torch.where(mass > 0.5, (1.0 - top_p) - left, mass - top_p)
+
 
 def _running(values: Tensor, exclusive: bool) -> tuple[Tensor, Tensor]:
     """Sums of what comes before and of what is left after every rank, which itself is in one."""
@@ -187,8 +192,8 @@ def exact_soft_top_p_loss(
         return ExactLoss.zero(row.vocab)
     a, p = options.steepness, softmax.p
 
-    mass, mass_left, drift = softmax.running(options.exclusive)
-    over = torch.where(mass > 0.5, (1.0 - top_p) - mass_left, mass - top_p)  # C - P
+    mass, _, drift = softmax.running(options.exclusive)
+    over = softmax.over(top_p, options.exclusive)
     tail = over > 0
     decay = torch.where(tail, (-a * over).exp(), 1.0)
     soft = p * decay
@@ -252,6 +257,7 @@ def exact_soft_top_p_loss(
 # A cumulative mass may be off by this: near the cut, any top_p this close decides what is right.
 # top_p = 0 and 1 have no such slack. The same share of all mass is allowed for in d_top_p.
 MASS_SLACK = 2e-7
+BESIDE_JUMP = 1e-15  # more than what float64 rounds of a mass
 # Below this a loss, or a gradient in its own unit (1/T for those in T and in the logits), may be
 # anything of that size: nobody trains on it.
 NEGLIGIBLE = 1e-25
@@ -260,9 +266,20 @@ NEGLIGIBLE = 1e-25
 def acceptable_soft_top_p_losses(
     row: SortedRow, temperature: float, top_p: float, label: int, options: LossOptions = RELEASED
 ) -> list[ExactLoss]:
-    """The loss at top_p and, where there are any, at both ends of what MASS_SLACK allows."""
+    """The loss at top_p and, where there are any, at both ends of what MASS_SLACK allows.
+
+    And on both sides of the cumulative masses in between, where a result jumps: at a large
+    steepness neither end is near the value beside a jump.
+    """
     top_p = as_float32(top_p)
-    moves = (0.0, -MASS_SLACK, MASS_SLACK) if 0 < top_p < 1 else (0.0,)
+    moves = [0.0]
+    if 0 < top_p < 1:
+        clamp = as_float32(options.top_p_temperature_clamp)
+        softmax = row.softmax(max(as_float32(temperature), clamp))
+        over = softmax.over(top_p, options.exclusive)
+        jumps = over[(over.abs() <= MASS_SLACK) & (softmax.p > MASS_SLACK / 2)].tolist()
+        moves += [-MASS_SLACK, MASS_SLACK]
+        moves += [jump + side for jump in jumps for side in (-BESIDE_JUMP, BESIDE_JUMP)]
     return [exact_soft_top_p_loss(row, temperature, top_p + move, label, options) for move in moves]
 
 

@@ -35,8 +35,11 @@ struct RankShares {
 
     // Mean of h by mass.
     double mean(const SoftTopPWalk& walk) const {
-      if (!(mass > 0.0)) return 0.0;
       const double a = walk.steepness;
+      // Too light to be seen by the walk: past all others.
+      if (!(mass > 0.0)) {
+        return walk.passed() > walk.top_p ? walk.decay(walk.passed()) : 1.0 - a * walk.tail;
+      }
       const double later = (mass - head) * walk.tail - tail + kept_mass;
       return (head * (1.0 - a * walk.tail) + kept - a * later) / mass;
     }
@@ -256,7 +259,7 @@ void gradient_of_row(const AutodecoLossGradientArguments& arguments, int64_t row
   const LossRow<Element> of = {row, scale, sums, list, label};
   SoftTopPWalk walk{options.steepness, static_cast<double>(top_p), options.exclusive};
   RankShares shares;
-  const LightBand light(scale, sums, list, RankShares::kMostHeavy, RankShares::kSlots);
+  const LightBand light(row, scale, sums, list, RankShares::kMostHeavy, RankShares::kSlots);
   if (arguments.counted[num_rows + row_index]) {
     LabelToken token;
     walk = walk_row(of, options, top_p, light, token, shares);

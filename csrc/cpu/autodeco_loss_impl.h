@@ -2,7 +2,7 @@
 // (docs/architecture.md, «The training losses»).
 #pragma once
 
-#include "loss_walk.h"
+#include "loss_steep.h"
 
 namespace autodeco::cpu::AUTODECO_ISA {
 namespace {
@@ -70,12 +70,19 @@ RowStatus losses_of_row(const AutodecoLossArguments& arguments, int64_t row_inde
   // A weight that is 0 in float32 has no loss, also where probability_eps is 0 and -ln q infinite.
   if (counted[1] && static_cast<float>(unit_weight) > 0.0f) {
     LabelToken token;
-    NoShares shares;
     LogitList list;
-    list_row(row, sums, lightest_logit(top_p_scale, sums), list);
-    const LightBand light(top_p_scale, sums, list, NoShares::kMostHeavy, NoShares::kSlots);
-    const SoftTopPWalk walk = walk_row(LossRow<Element>{row, top_p_scale, sums, list, label},
-                                       options, top_p, light, token, shares);
+    const auto walk_tokens = [&] {
+      if (options.steepness > kSteep) {
+        const LossScale exact = top_p_scale.exact();
+        return walk_singly(LossRow<Element>{row, exact, sums, list, label}, options, top_p, token);
+      }
+      NoShares shares;
+      list_row(row, sums, lightest_logit(top_p_scale, sums), list);
+      const LightBand light(row, top_p_scale, sums, list, NoShares::kMostHeavy, NoShares::kSlots);
+      return walk_row(LossRow<Element>{row, top_p_scale, sums, list, label}, options, top_p, light,
+                      token, shares);
+    };
+    const SoftTopPWalk walk = walk_tokens();
     const SoftTopPLoss loss = soft_top_p_loss(walk, token, top_p_scale.temperature,
                                               options.mass_eps, options.probability_eps);
     result.losses[1] = unit_weight * loss.loss;

@@ -22,28 +22,91 @@ void for_sample(const Row<Element>& row, Function&& function) {
   }
 }
 
-// Mean probability of the tokens of a band, all of them tail, by what they keep: from a sample.
+// All tokens that are too light to be listed.
+struct Dust {
+  static constexpr double kLightest = kLight * 0x1p-14;  // lighter ones share a slot
+
+  float high;  // tokens below it
+  Band band;
+  Slots slots;
+  bool apart = false;  // in the slots
+
+  template <typename Element>
+  Dust(const LossRow<Element>& of, float light_logit)
+      : high(light_logit < of.sums.max ? light_logit : of.sums.max),
+        band(of.scale, of.sums.max,
+             of.scale.logit_at(-logarithm(kLightest * of.total()), of.sums.max), high,
+             Slots::kMax) {}
+
+  // Reads the row.
+  template <typename Element>
+  void take_apart(const LossRow<Element>& of) {
+    band = band.open_below();
+    slots.clear(band.slots);
+    for (int number = 0; number < of.row.num_blocks(); ++number) {
+      const Block<Element> block = of.row.block(number);
+      for (int i = 0; i < block.padded; i += kLanes) {
+        slots.add(band, of.scale, of.sums.max, load(block.data + i));
+      }
+    }
+    slots.flush();
+    apart = true;
+  }
+};
+
+// The dust that the sample has, in slots over its actual range.
 template <typename Element>
-double sampled_probability(const LossRow<Element>& of, const Band& band, const SoftTopPWalk& walk) {
+Band sampled_band(const LossRow<Element>& of, const Band& dust, int num_slots) {
+  Floats lowest = splat(kInfinity);
+  Floats highest = splat(-kInfinity);
+  for_sample(of.row, [&](Floats logits) {
+    const Mask inside = dust.contains(logits);
+    lowest = choose(inside & greater(lowest, logits), logits, lowest);
+    highest = choose(inside & greater(logits, highest), logits, highest);
+  });
+  const float high = largest_lane(highest);
+  return Band(of.scale, of.sums.max, -largest_lane(-lowest),
+              high > -kInfinity ? float_above(high) : high, num_slots);
+}
+
+// The dust in the slots of some columns of every block, all of it tail. False, and nothing is done,
+// where those have so much more or less dust than there is that it would show in the tail, or in
+// the loss of a label that outweighs the others.
+template <typename Element, typename Shares>
+bool walk_sampled(const LossRow<Element>& of, const Band& dust, SoftTopPWalk& walk,
+                  Shares& shares) {
+  constexpr double kMostOff = 0.4;
+  constexpr double kMostOffOfOthers = 0.1;
+  constexpr int kSampledSlots = 64;
+  const Band band = sampled_band(of, dust, kSampledSlots);
+  if (band.empty()) return false;
   Slots slots(band.slots);
   for_sample(of.row, [&](Floats logits) { slots.add(band, of.scale, of.sums.max, logits); });
   slots.flush();
-  double total = 0.0;
-  for (int slot = 0; slot < band.slots; ++slot) total += slots.mass(slot);
-  double left = 1.0;  // of the decay
-  double kept = 0.0;
-  double weighted = 0.0;
+  double mass = 0.0;
+  double moment = 0.0;
   for (int slot = 0; slot < band.slots; ++slot) {
-    const double mass = slots.mass(slot);
-    if (mass == 0.0) continue;
-    const double distance = -slots.moment(slot) / mass * of.scale.inverse;
-    const double lost =
-        left * one_minus_exponential(walk.steepness * walk.remaining * mass / total);
-    kept += lost;
-    weighted += lost * exponential(-distance) / of.total();
-    left -= lost;
+    mass += slots.mass(slot);
+    moment += slots.moment(slot);
   }
-  return kept > 0.0 ? weighted / kept : 0.0;  // all of it lies below the band
+  const double remaining = walk.remaining;
+  const double share = mass * (kBlock / kSampleColumns) / (remaining * of.total());
+  const double off = share > 1.0 ? share - 1.0 : 1.0 - share;
+  const double kept = remaining * walk.decay(walk.passed());
+  const double others = walk.head + walk.tail + kept;
+  if (off > kMostOff || off * kept > kMostOffOfOthers * others) return false;
+  // Mass and slope are known: of the sample there is but how they are spread.
+  const double mean = -walk.slope / remaining + -moment / mass * of.scale.inverse;
+  for (int slot = 0; slot < band.slots; ++slot) {
+    const double of_slot = slots.mass(slot);
+    if (of_slot == 0.0) continue;
+    const double distance = -slots.moment(slot) / of_slot * of.scale.inverse;
+    const TokenGroup group = {remaining * of_slot / mass, mean - distance,
+                              exponential(-distance) / of.total()};
+    const HeadPart part = {0.0, group.lambda};
+    shares.dust(group, part, walk.add(group, part), walk);
+  }
+  return true;
 }
 
 // An interval of the dust in which a part of its mass ends, and what lies above it. Where many
@@ -94,17 +157,8 @@ struct DustGuess {
  private:
   template <typename Element>
   void bound(const LossRow<Element>& of, const Band& dust, double share) {
-    Floats lowest = splat(kInfinity);
-    Floats highest = splat(-kInfinity);
-    for_sample(of.row, [&](Floats logits) {
-      const Mask inside = dust.contains(logits);
-      lowest = choose(inside & greater(lowest, logits), logits, lowest);
-      highest = choose(inside & greater(logits, highest), logits, highest);
-    });
-    const float sample_low = -largest_lane(-lowest);
-    const float sample_high = largest_lane(highest);
-    if (!(sample_low < sample_high)) return;
-    const Band band(of.scale, of.sums.max, sample_low, float_above(sample_high), dust.slots);
+    const Band band = sampled_band(of, dust, dust.slots);
+    if (band.empty() || float_above(band.low) == band.high) return;
     Slots slots(band.slots);
     for_sample(of.row, [&](Floats logits) { slots.add(band, of.scale, of.sums.max, logits); });
     slots.flush();
@@ -200,25 +254,25 @@ struct DustGuess {
   }
 };
 
-// Everything of probability below kLight. Where P falls into it, a guess says where; if that is
-// wrong, all of it is taken apart.
+// Everything of probability below kLight. Where P falls into it, a guess says where. If that is
+// wrong, or a sample does not show how heavy the tokens are, all of it is taken apart.
 template <typename Element, typename Shares>
-void walk_dust(const LossRow<Element>& of, float light_logit, SoftTopPWalk& walk, Shares& shares) {
-  constexpr double kLightest = kLight * 0x1p-14;
+void walk_dust(const LossRow<Element>& of, Dust& dust, SoftTopPWalk& walk, LabelSide& side,
+               Shares& shares) {
+  if (walk.remaining <= 0.0) return;
   const double total = of.total();
-  const float max = of.sums.max;
-  const float dust_high = light_logit < max ? light_logit : max;
-  double probability = 0.5 * kLight;  // of what is left in the end, at most
+  const float label = of.row[of.label];
   const auto walk_slots = [&](const Band& band, const Slots& slots) {
-    walk_band(of, band, slots, walk,
+    walk_band(of, band, slots, walk, side,
               [&](int, const TokenGroup& group, const HeadPart& part, const GroupShare& share) {
                 shares.dust(group, part, share, walk);
               });
   };
-  const auto walk_guessed = [&](const Band& dust) {
-    DustGuess guess(of, dust, walk.room() / walk.remaining);
-    const Band band(of.scale, max, guess.low, guess.high, Slots::kMax);
-    if (band.empty() || !guess.measure(of, dust_high)) return false;
+  double probability = 0.5 * kLight;  // of what is left in the end, at most
+  const auto walk_guessed = [&] {
+    DustGuess guess(of, dust.band, walk.room() / walk.remaining);
+    const Band band(of.scale, of.sums.max, guess.low, guess.high, Slots::kMax);
+    if (band.empty() || !guess.measure(of, dust.high)) return false;
     Slots slots(band.slots);
     double inside = 0.0;
     if (guess.num_values == 0) {
@@ -230,6 +284,9 @@ void walk_dust(const LossRow<Element>& of, float light_logit, SoftTopPWalk& walk
     }
     const double above = guess.mass_above / total;
     if (above > walk.room() || above + inside <= walk.room()) return false;
+    if (label < dust.high && !(label >= guess.low && label < guess.high)) {
+      side.set(label >= guess.high);
+    }
     if (guess.mass_above > 0.0) {
       const double distance = -guess.moment_above * of.scale.inverse / guess.mass_above;
       const TokenGroup group = {above, of.mean_distance() - distance, 0.0};
@@ -239,38 +296,39 @@ void walk_dust(const LossRow<Element>& of, float light_logit, SoftTopPWalk& walk
     if (guess.num_values == 0) walk_slots(band, slots);
     for (int value = 0; value < guess.num_values; ++value) {
       const double of_one = of.probability(guess.values[value]);
-      const TokenGroup group = {static_cast<double>(guess.counts[value]) * of_one,
-                                of.lambda(guess.values[value]), of_one};
-      const HeadPart part =
-          walk.crosses(group) ? walk.head_of_equals(group) : walk.all_or_nothing(group);
-      shares.dust(group, part, walk.add(group, part), walk);
+      walk_equals(of, guess.values[value],
+                  {static_cast<double>(guess.counts[value]) * of_one,
+                   of.lambda(guess.values[value]), of_one},
+                  walk, side, shares);
     }
     probability = guess.mass_below > 0.0 ? guess.squares_below / guess.mass_below / total : 0.0;
     return true;
   };
-  if (walk.remaining <= 0.0) return;
-  const float lowest = of.scale.logit_at(-logarithm(kLightest * total), max);
-  const Band dust(of.scale, max, lowest, dust_high, Slots::kMax);
   const bool in_parts = walk.passed() <= walk.top_p && walk.passed() + walk.remaining > walk.top_p;
-  if (in_parts) {
-    if (!dust.empty() && !walk_guessed(dust)) {
-      of.list.complete = false;  // it holds other tokens
-      Slots slots(dust.slots);
-      fill_slots(of.row, of.scale, of.sums, of.list, dust, slots);
-      walk_slots(dust, slots);
-      probability = 0.5 * kLightest;
+  bool guessed = false;
+  if (!dust.apart && !dust.band.empty()) {
+    if (in_parts) {
+      guessed = walk_guessed();
+      if (!guessed) dust.take_apart(of);
+    } else if (walk.passed() > walk.top_p &&
+               walk.remaining * walk.decay(walk.passed()) > walk.tail / 32.0) {
+      // Where dust is much of the tail, what it weighs matters.
+      if (label < dust.high) side.set(false);
+      if (walk_sampled(of, dust.band, walk, shares)) return;
+      dust.take_apart(of);
     }
   }
-  if (walk.remaining <= 0.0) return;
-  // Where dust is much of the tail, what it weighs matters.
-  const double kept = walk.remaining * walk.decay(walk.passed());
-  if (!dust.empty() && !in_parts && walk.passed() > walk.top_p && kept > walk.tail / 32.0) {
-    probability = sampled_probability(of, dust, walk);
+  if (dust.apart) {
+    of.list.complete = false;  // it holds other tokens
+    walk_slots(dust.band, dust.slots);
+    return;
   }
+  if (walk.remaining <= 0.0) return;
   const TokenGroup group = {walk.remaining, -walk.slope / walk.remaining,
                             walk.remaining < probability ? walk.remaining : probability};
-  const HeadPart part =
-      walk.crosses(group) ? walk.head_of_light(group) : walk.all_or_nothing(group);
+  const bool crosses = walk.crosses(group);
+  const HeadPart part = crosses ? walk.head_of_light(group) : walk.all_or_nothing(group);
+  if (!guessed && !crosses && label < dust.high) side.in_group(part);
   shares.dust(group, part, walk.add(group, part), walk);
 }
 

@@ -36,6 +36,15 @@ struct Band {
     const Floats beyond = splat(static_cast<float>(slots));
     return __builtin_convertvector(choose(contains(logits), inside, beyond), Ints);
   }
+  int slot_of(float logit, const LossScale& scale, float max) const {
+    return slot(splat(logit), scale.difference(splat(logit), max))[0];
+  }
+  // The same slots, the last of them with all tokens that are lower.
+  Band open_below() const {
+    Band open = *this;
+    open.low = -kLargestFloat;
+    return open;
+  }
   // The difference from the maximum at which a slot begins, where tokens differ.
   double slot_top(int number) const {
     return static_cast<double>(top) -
@@ -68,7 +77,10 @@ class Slots {
  public:
   static constexpr int kMax = 256;
 
-  explicit Slots(int number) {
+  Slots() = default;  // to be cleared
+  explicit Slots(int number) { clear(number); }
+
+  void clear(int number) {
     for (Cell* copy : cells_) {
       for (int slot = 0; slot <= number; ++slot) copy[slot] = Cell{};
     }
@@ -187,7 +199,10 @@ struct Crossing {
   double prefix = 0.0;  // of as many tokens in rank order as `room` takes
   double moment = 0.0;  // of the same, weight times difference
   double next = 0.0;    // weight of the token after them
-  float next_logit = 0.0f;
+  float next_logit = kNaN;
+  int64_t equals = 0;  // of them, as large as that token; kUnknown: logits differ, weights do not
+
+  static constexpr int64_t kUnknown = -1;
 
   void take(double mass, double times_difference) {
     prefix += mass;
@@ -237,21 +252,25 @@ Crossing find_crossing(const Row<Element>& row, const LossScale& scale, const Lo
     if (difference(low) == difference(high) || divisions == kMostDivisions) {
       const double equal_weight = weight(high);
       const double places = (room - crossing.prefix) / equal_weight * (1.0 + 1e-12);
-      const double taken = static_cast<double>(
-          places < static_cast<double>(count) ? static_cast<int64_t>(places) : count);
+      const int64_t head =
+          places < static_cast<double>(count) ? static_cast<int64_t>(places) : count;
+      const double taken = static_cast<double>(head);
       crossing.take(taken * equal_weight, taken * equal_weight * difference(high));
       crossing.next = equal_weight;
       crossing.next_logit = high;
+      crossing.equals = low == high ? head : Crossing::kUnknown;
       return crossing;
     }
     if (list.complete && list.size <= kFewLogits) {
       sort_few_descending(list);
       for (int i = 0; i < list.size; ++i) {
+        crossing.equals = i > 0 && list.logits[i] == crossing.next_logit ? crossing.equals + 1 : 0;
         crossing.next_logit = list.logits[i];
         crossing.next = weight(list.logits[i]);
-        if (crossing.prefix + crossing.next > room) break;
+        if (crossing.prefix + crossing.next > room) return crossing;
         crossing.take(crossing.next, crossing.next * difference(list.logits[i]));
       }
+      ++crossing.equals;  // the last one too
       return crossing;
     }
     band = Band(scale, max, low, float_above(high), Slots::kMax);

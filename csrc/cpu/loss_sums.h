@@ -48,6 +48,13 @@ struct LossScale {
   }
   Floats weights(Floats differences) const { return exp2_of_product(differences, bits_per_unit); }
 
+  // For what is computed in double alone.
+  LossScale exact() const {
+    LossScale scale = *this;
+    scale.inverse = 1.0 / (temperature * static_cast<double>(logit_factor));
+    return scale;
+  }
+
   // x = (max - l) / T of one token, exact.
   double distance(float logit, float max) const {
     const double factor = static_cast<double>(logit_factor);
@@ -194,62 +201,80 @@ struct RankOfLabel {
   }
 };
 
+// Vectors that are summed in pairs before they are added to a block's sum: equal weights side by
+// side would else be rounded to the same side at every step.
+constexpr int kTogether = 4;
+static_assert(kStep % (kTogether * kLanes) == 0);
+
+inline Floats sum_of_pairs(const Floats (&values)[kTogether]) {
+  return (values[0] + values[1]) + (values[2] + values[3]);
+}
+
 // What is added up of one block: the weights, those at T = 1, and, where the block may have such,
 // those of tokens before the label and those at the maximum on their own. A NaN ends up in the
 // moment after the label.
 template <bool kPlain, bool kUnit, bool kLabel, bool kMax, typename Element>
 void add_block(const Block<Element>& block, const LossScale& scale, const RankOfLabel& rank,
                LossSums& sums) {
-  constexpr int kChains = 2;
+  constexpr int kSides = kLabel ? 2 : 1;
   constexpr float kLog2E = 1.44269504f;
-  Floats rest[2][kChains] = {};  // after the label, before it
-  Floats moment[2][kChains] = {};
-  Floats unit[kChains] = {};
+  Floats rest[kSides] = {};  // after the label, before it
+  Floats moment[kSides] = {};
+  Floats unit = {};
   Ints at_max[2] = {};
   const bool has_label = rank.label >= block.begin && rank.label < block.begin + block.size;
   Floats lowest = splat(block.begin < rank.label ? rank.at_least : rank.right_of_it);
-  for (int i = 0; i < block.padded; i += kChains * kLanes) {
-    // Neighbours of 16 bits are told apart where their order matters only.
-    const bool in_order = kLabel && has_label;
-    const TwoFloats two = in_order ? TwoFloats{load(block.data + i), load(block.data + i + kLanes)}
-                                   : load_two(block.data + i);
-    for (int chain = 0; chain < kChains; ++chain) {
-      const Floats logits = chain == 0 ? two.first : two.second;
-      const Floats differences = scale.template difference<kPlain>(logits, sums.max);
-      const Floats weights = scale.weights(differences);
-      const Floats moments = weights * differences;
-      if constexpr (kUnit) {
-        const Floats of_unit = larger(splat(kNoWeightExponent / kLog2E), logits - sums.max);
-        unit[chain] += exp2_of_product(of_unit, kLog2E);
-      }
-      if constexpr (kLabel) {
-        if (in_order) lowest = rank.lowest(block.begin + i + chain * kLanes);
-        const Mask before = at_least(logits, lowest);
-        const Mask sides[2] = {static_cast<Mask>(~before), before};
-        for (int side = 0; side < 2; ++side) {
-          add_where(sides[side], moment[side][chain], moments);
-          if constexpr (kMax) {
-            const Mask is_max = equal(logits, splat(sums.max));
-            add_where(sides[side] & greater(splat(sums.max), logits), rest[side][chain], weights);
-            count_where(sides[side] & is_max, at_max[side]);
-          } else {
-            add_where(sides[side], rest[side][chain], weights);
-          }
+  for (int i = 0; i < block.padded; i += kTogether * kLanes) {
+    Floats rests[kSides][kTogether];
+    Floats moments[kSides][kTogether];
+    Floats units[kTogether];
+    for (int vector = 0; vector < kTogether; vector += 2) {
+      const int begin = i + vector * kLanes;
+      // Neighbours of 16 bits are told apart where their order matters only.
+      const bool in_order = kLabel && has_label;
+      const TwoFloats two =
+          in_order ? TwoFloats{load(block.data + begin), load(block.data + begin + kLanes)}
+                   : load_two(block.data + begin);
+      for (int half = 0; half < 2; ++half) {
+        const int at = vector + half;
+        const Floats logits = half == 0 ? two.first : two.second;
+        const Floats differences = scale.template difference<kPlain>(logits, sums.max);
+        const Floats weights = scale.weights(differences);
+        const Floats products = weights * differences;
+        if constexpr (kUnit) {
+          const Floats of_unit = larger(splat(kNoWeightExponent / kLog2E), logits - sums.max);
+          units[at] = exp2_of_product(of_unit, kLog2E);
         }
-      } else {
-        rest[0][chain] += weights;
-        moment[0][chain] += moments;
+        if constexpr (kLabel) {
+          if (in_order) lowest = rank.lowest(block.begin + begin + half * kLanes);
+          const Mask before = at_least(logits, lowest);
+          const Mask sides[2] = {static_cast<Mask>(~before), before};
+          for (int side = 0; side < 2; ++side) {
+            Mask not_max = sides[side];
+            if constexpr (kMax) {
+              count_where(sides[side] & equal(logits, splat(sums.max)), at_max[side]);
+              not_max = not_max & greater(splat(sums.max), logits);
+            }
+            moments[side][at] = choose(sides[side], products, Floats{});
+            rests[side][at] = choose(not_max, weights, Floats{});
+          }
+        } else {
+          rests[0][at] = weights;
+          moments[0][at] = products;
+        }
       }
     }
+    for (int side = 0; side < kSides; ++side) {
+      rest[side] += sum_of_pairs(rests[side]);
+      moment[side] += sum_of_pairs(moments[side]);
+    }
+    if constexpr (kUnit) unit += sum_of_pairs(units);
   }
-  const auto sum = [](const Floats* chains) {
-    return static_cast<double>(sum_of_lanes(chains[0] + chains[1]));
-  };
-  if constexpr (kUnit) sums.unit += sum(unit);
+  if constexpr (kUnit) sums.unit += static_cast<double>(sum_of_lanes(unit));
   WeightSums* const sides[2] = {&sums.after, &sums.before};
-  for (int side = 0; side < (kLabel ? 2 : 1); ++side) {
-    sides[side]->rest += sum(rest[side]);
-    sides[side]->moment += sum(moment[side]);
+  for (int side = 0; side < kSides; ++side) {
+    sides[side]->rest += static_cast<double>(sum_of_lanes(rest[side]));
+    sides[side]->moment += static_cast<double>(sum_of_lanes(moment[side]));
     for (int lane = 0; kMax && lane < kLanes; ++lane) sides[side]->at_max += at_max[side][lane];
   }
 }

@@ -30,10 +30,11 @@ struct LossRow {
   const LossSums& sums;
   LogitList& list;
   int label;
+  WeightSums all = sums.all;  // of the first read, or better ones where those do not suffice
 
-  double total() const { return sums.all.total(); }
+  double total() const { return all.total(); }
   // Mean of x = (max - l) / T.
-  double mean_distance() const { return -sums.all.moment * scale.inverse / total(); }
+  double mean_distance() const { return -all.moment * scale.inverse / total(); }
   double probability(float logit) const {
     return exponential(-scale.distance(logit, sums.max)) / total();
   }
@@ -53,11 +54,49 @@ struct NoShares {
   void dust(const TokenGroup&, const HeadPart&, const GroupShare&, const SoftTopPWalk&) {}
 };
 
+// How many tokens of the label's logit rank before it.
+template <typename Element>
+int64_t equals_before_label(const LossRow<Element>& of) {
+  const float logit = of.row[of.label];
+  int64_t count = 0;
+  for (int column = 0; column < of.label; ++column) count += of.row[column] == logit;
+  return count;
+}
+
+// On which side of the cut the walk has put the label. Where P is within rounding of C_y, the sums
+// before y may say otherwise, and y would be missing from the head or counted in both.
+class LabelSide {
+ public:
+  // The head ends with the first `equals` tokens of a logit.
+  template <typename Element>
+  void at_edge(const LossRow<Element>& of, float logit, int64_t equals) {
+    const float label = of.row[of.label];
+    if (label == logit) {
+      set(equals_before_label(of) < equals);
+    } else {
+      set(label > logit);
+    }
+  }
+  void in_group(const HeadPart& part) { set(part.mass > 0.0); }
+  void set(bool is_head) { side_ = is_head ? Side::kHead : Side::kTail; }
+
+  // C_y of sums that are rounded otherwise than those of the walk.
+  double corrected(double mass, double top_p) const {
+    if (side_ == Side::kHead && mass > top_p) return top_p;
+    if (side_ == Side::kTail && !(mass > top_p)) return top_p + 0x1p-52;
+    return mass;
+  }
+
+ private:
+  enum class Side { kUnknown, kHead, kTail };
+  Side side_ = Side::kUnknown;
+};
+
 // A group that P crosses is divided at the token on the edge, unless its tokens weigh next to
 // nothing against the tail.
 template <typename Element>
 HeadPart head_of_slot(const LossRow<Element>& of, const SoftTopPWalk& walk, const TokenGroup& group,
-                      const Band& band, int slot) {
+                      const Band& band, int slot, LabelSide& side) {
   constexpr double kNegligible = 2e-5;
   const double tail = one_minus_exponential(walk.steepness * (1.0 - walk.top_p)) / walk.steepness;
   if (group.probability <= kNegligible * tail) return walk.head_of_light(group);
@@ -67,6 +106,10 @@ HeadPart head_of_slot(const LossRow<Element>& of, const SoftTopPWalk& walk, cons
   if (walk.exclusive) {
     const double distance = of.scale.distance(crossing.next_logit, of.sums.max);
     crossing.take(crossing.next, -crossing.next * distance / of.scale.inverse);
+    if (crossing.equals != Crossing::kUnknown) ++crossing.equals;
+  }
+  if (crossing.next > 0.0 && crossing.equals != Crossing::kUnknown) {
+    side.at_edge(of, crossing.next_logit, crossing.equals);
   }
   if (!(crossing.prefix > 0.0)) return {0.0, group.lambda};
   const double mass = crossing.prefix / total;
@@ -77,18 +120,35 @@ HeadPart head_of_slot(const LossRow<Element>& of, const SoftTopPWalk& walk, cons
 // Calls done(slot, group, part, share) with the groups of a band's slots, in order.
 template <typename Element, typename Done>
 void walk_band(const LossRow<Element>& of, const Band& band, const Slots& slots, SoftTopPWalk& walk,
-               Done&& done) {
+               LabelSide& side, Done&& done) {
   const double total = of.total();
   const double mean = of.mean_distance();
+  const int slot_of_label = band.slot_of(of.row[of.label], of.scale, of.sums.max);
   for (int slot = 0; slot < band.slots; ++slot) {
     const double mass = slots.mass(slot);
     if (mass == 0.0) continue;
     const double distance = -slots.moment(slot) / mass * of.scale.inverse;
     const TokenGroup group = {mass / total, mean - distance, exponential(-distance) / total};
-    const HeadPart part = walk.crosses(group) ? head_of_slot(of, walk, group, band, slot)
-                                              : walk.all_or_nothing(group);
+    const bool crosses = walk.crosses(group);
+    const HeadPart part =
+        crosses ? head_of_slot(of, walk, group, band, slot, side) : walk.all_or_nothing(group);
+    if (slot == slot_of_label && !crosses) side.in_group(part);
     done(slot, group, part, walk.add(group, part));
   }
+}
+
+// Equal tokens.
+template <typename Element, typename Shares>
+void walk_equals(const LossRow<Element>& of, float logit, const TokenGroup& group,
+                 SoftTopPWalk& walk, LabelSide& side, Shares& shares) {
+  const bool crosses = walk.crosses(group);
+  const HeadPart part = crosses ? walk.head_of_equals(group) : walk.all_or_nothing(group);
+  if (crosses) {
+    side.at_edge(of, logit, static_cast<int64_t>(part.mass / group.probability + 0.5));
+  } else if (of.row[of.label] == logit) {
+    side.in_group(part);
+  }
+  shares.dust(group, part, walk.add(group, part), walk);
 }
 
 // The heaviest tokens, one by one. If the label is among them, its place is filled in, and the
@@ -117,7 +177,7 @@ void walk_heavy(const LossRow<Element>& of, const Heavy& heavy, SoftTopPWalk& wa
     }
     shares.heavy(logit, walk);
     // Exact once the tokens at the maximum are passed, however little is left.
-    if (i + 1 == of.sums.all.at_max) walk.remaining = of.sums.all.rest / of.total();
+    if (i + 1 == of.all.at_max) walk.remaining = of.all.rest / of.total();
   }
 }
 

@@ -12,23 +12,28 @@ struct LightBand {
   float light_logit;  // and dust below
   Band band;
 
-  LightBand(const LossScale& scale, const LossSums& sums, const LogitList& list, int most_heavy,
-            int num_slots)
-      : heavy_logit(scale.logit_at(logarithm(most_heavy / sums.all.total()), sums.max)),
+  template <typename Element>
+  LightBand(const Row<Element>& row, const LossScale& scale, const LossSums& sums,
+            const LogitList& list, int most_heavy, int num_slots)
+      : heavy_logit(lowest_heavy(scale, sums, most_heavy)),
         light_logit(lightest_logit(scale, sums)),
-        band(scale, sums.max, lowest_light(list), heavy_logit < sums.max ? heavy_logit : sums.max,
-             num_slots) {}
+        band(scale, sums.max, lowest_light(row, sums, list),
+             heavy_logit < sums.max ? heavy_logit : sums.max, num_slots) {}
 
  private:
+  // Above the maximum where that is lighter: its double may not be, of a small T or a large logit.
+  static float lowest_heavy(const LossScale& scale, const LossSums& sums, int most_heavy) {
+    const double share = most_heavy / sums.all.total();
+    return share < 1.0 ? kInfinity : scale.logit_at(logarithm(share), sums.max);
+  }
   // Where the tokens are close to each other, so are the slots.
-  float lowest_light(const LogitList& list) const {
-    if (!list.complete) return light_logit;
+  template <typename Element>
+  float lowest_light(const Row<Element>& row, const LossSums& sums, const LogitList& list) const {
     Floats lowest = splat(kLargestFloat);
-    for (int i = 0; i < list.size; i += kLanes) {
-      const Floats logits = load(list.logits + i);
+    for_logits(row, sums, list, light_logit, [&](Floats logits) {
       lowest =
           choose(at_least(logits, splat(light_logit)) & greater(lowest, logits), logits, lowest);
-    }
+    });
     return -largest_lane(-lowest);
   }
 };
@@ -51,11 +56,36 @@ Standing standing_of_label(const LossRow<Element>& of, double probability, doubl
   return {1.0 - after.mass, -after.slope};
 }
 
+// What is left past P next to 1 is less than a rounding of the sums over all tokens.
+inline bool is_next_to_one(float top_p) { return top_p > 1.0f - 0x1p-10f && top_p < 1.0f; }
+
+// Sums in which every part of a row is as exact as it is small.
+template <typename Element, int kSize>
+WeightSums sums_of_parts(const LossRow<Element>& of, const LogitsOf<kSize>& heavy,
+                         const Slots& light, int num_light, const Dust& dust) {
+  WeightSums all = {0.0, 0.0, of.all.at_max};
+  for (int i = 0; i < heavy.size; ++i) {
+    if (heavy.logits[i] == of.sums.max) continue;
+    const double distance = of.scale.distance(heavy.logits[i], of.sums.max);
+    const double weight = exponential(-distance);
+    all.rest += weight;
+    all.moment -= weight * distance / of.scale.inverse;
+  }
+  const auto add = [&](const Slots& slots, int number) {
+    for (int slot = 0; slot < number; ++slot) {
+      all.rest += slots.mass(slot);
+      all.moment += slots.moment(slot);
+    }
+  };
+  add(light, num_light);
+  add(dust.slots, dust.band.slots);
+  return all;
+}
+
 // Walks all tokens; `label` is filled in.
 template <typename Element, typename Shares>
-SoftTopPWalk walk_row(const LossRow<Element>& of, const LossOptions& options, float top_p,
+SoftTopPWalk walk_row(LossRow<Element> of, const LossOptions& options, float top_p,
                       const LightBand& light, LabelToken& label, Shares& shares) {
-  const double total = of.total();
   SoftTopPWalk walk{options.steepness, static_cast<double>(top_p), options.exclusive};
 
   LogitsOf<Shares::kMostHeavy + 2 * kLanes> heavy;
@@ -67,6 +97,11 @@ SoftTopPWalk walk_row(const LossRow<Element>& of, const LossOptions& options, fl
   });
   slots.flush();
   sort_descending(heavy);
+  Dust dust(of, light.light_logit);
+  if (is_next_to_one(top_p)) {
+    dust.take_apart(of);
+    of.all = sums_of_parts(of, heavy, slots, light.band.slots, dust);
+  }
 
   const float label_logit = of.row[of.label];
   const double probability = of.probability(label_logit);
@@ -74,22 +109,25 @@ SoftTopPWalk walk_row(const LossRow<Element>& of, const LossOptions& options, fl
   label = {probability, lambda, standing_of_label(of, probability, lambda, options.exclusive),
            false};
 
+  LabelSide side;
   if (heavy.size > 0) {
     walk_heavy(of, heavy, walk, label, shares);
   } else {
-    const double equals = static_cast<double>(of.sums.all.at_max);
-    const TokenGroup group = {equals / total, of.mean_distance(), 1.0 / total};
-    const HeadPart part =
-        walk.crosses(group) ? walk.head_of_equals(group) : walk.all_or_nothing(group);
-    shares.dust(group, part, walk.add(group, part), walk);
-    walk.remaining = of.sums.all.rest / total;
+    const double total = of.total();
+    const double equals = static_cast<double>(of.all.at_max);
+    walk_equals(of, of.sums.max, {equals / total, of.mean_distance(), 1.0 / total}, walk, side,
+                shares);
+    walk.remaining = of.all.rest / total;
   }
   if (!light.band.empty()) {
-    walk_band(of, light.band, slots, walk,
+    walk_band(of, light.band, slots, walk, side,
               [&](int slot, const TokenGroup& group, const HeadPart& part,
                   const GroupShare& share) { shares.slot(slot, group, part, share, walk); });
   }
-  walk_dust(of, light.light_logit, walk, shares);
+  walk_dust(of, dust, walk, side, shares);
+  if (!(label_logit >= light.heavy_logit)) {
+    label.at.mass = side.corrected(label.at.mass, walk.top_p);
+  }
   return walk;
 }
 
