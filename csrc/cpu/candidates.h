@@ -37,26 +37,28 @@ struct CandidateList {
   // For another block.
   bool has_room() const { return size <= kRoom; }
 
-  // The tokens of the lanes in `chosen`.
-  void append(Floats values, uint32_t chosen, int column) {
+  // The tokens of the lanes in `chosen`, from `place` on; returns the place after them. Not through
+  // `size`, which would have to be read again after every write.
+  int write(int place, Floats values, Mask chosen, int column) {
+    const uint32_t bits = bits_of(chosen);
 #if defined(__AVX512F__)
-    const __mmask16 mask = static_cast<__mmask16>(chosen);
     const __m512i index =
         _mm512_add_epi32(_mm512_set1_epi32(column),
                          _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
     // Compressed in a register: compressing stores are slow on some processors.
-    _mm512_storeu_ps(logits + size,
-                     _mm512_maskz_compress_ps(mask, reinterpret_cast<__m512>(values)));
-    _mm512_storeu_si512(columns + size, _mm512_maskz_compress_epi32(mask, index));
-    size += __builtin_popcount(chosen);
+    _mm512_storeu_ps(logits + place,
+                     _mm512_maskz_compress_ps(chosen, reinterpret_cast<__m512>(values)));
+    _mm512_storeu_si512(columns + place, _mm512_maskz_compress_epi32(chosen, index));
 #else
-    for (; chosen != 0; chosen &= chosen - 1) {
-      const int lane = __builtin_ctz(chosen);
-      logits[size] = values[lane];
-      columns[size] = column + lane;
-      ++size;
+    int next = place;
+    for (uint32_t left = bits; left != 0; left &= left - 1) {
+      const int lane = __builtin_ctz(left);
+      logits[next] = values[lane];
+      columns[next] = column + lane;
+      ++next;
     }
 #endif
+    return place + __builtin_popcount(bits);
   }
 
   void pad() {
@@ -136,6 +138,7 @@ template <bool kPlain, bool kList, typename Element>
 BlockSums weigh_block(const Block<Element>& block, const Scaling& scaling, float max, float low,
                       float high, CandidateList& list) {
   constexpr int kChains = 4;
+  int place = list.size;
   BlockSums sums[kChains];
   for (int i = 0; i < block.padded; i += kChains * kLanes) {
     for (int chain = 0; chain < kChains; ++chain) {
@@ -147,13 +150,14 @@ BlockSums weigh_block(const Block<Element>& block, const Scaling& scaling, float
       count_where(above, sums[chain].above);
       add_where(above, sums[chain].weights_above, weights);
       if constexpr (kList) {
-        list.append(logits, bits_of(inside), block.begin + column);
+        place = list.write(place, logits, inside, block.begin + column);
       } else {
         count_where(inside, sums[chain].inside);
         add_where(inside, sums[chain].weights_inside, weights);
       }
     }
   }
+  list.size = place;
   for (int chain = 1; chain < kChains; ++chain) {
     sums[0].above += sums[chain].above;
     sums[0].inside += sums[chain].inside;
@@ -168,8 +172,8 @@ template <typename Element>
 void list_block(const Block<Element>& block, float low, CandidateList& list) {
   for (int i = 0; i < block.padded; i += kLanes) {
     const Floats logits = load(block.data + i);
-    const uint32_t inside = bits_of(at_least(logits, splat(low)));
-    if (inside != 0) list.append(logits, inside, block.begin + i);
+    const Mask inside = at_least(logits, splat(low));
+    if (bits_of(inside) != 0) list.size = list.write(list.size, logits, inside, block.begin + i);
   }
 }
 
@@ -185,8 +189,9 @@ uint64_t count_equal(const Block<Element>& block, float logit) {
 enum class WhenFull { kStop, kGoOn };
 
 // Lists the tokens inside the interval, and adds up those above it and those that the list has no
-// room for. Blocks that have neither are skipped; nothing is weighed that need not be. What
-// `measured` holds is incomplete where a full list made it stop.
+// room for. Equal tokens are many or cheap to count, so an interval of one key is never listed.
+// Blocks that have neither are skipped; nothing is weighed that need not be. What `measured` holds
+// is incomplete where a full list made it stop.
 template <typename Element>
 Measured measure_interval(const Row<Element>& row, const Scaling& scaling, Interval interval,
                           WhenFull when_full, RowSummary& summary, CandidateList& list) {
@@ -196,21 +201,21 @@ Measured measure_interval(const Row<Element>& row, const Scaling& scaling, Inter
   const bool one_key = interval.low == interval.high;
   Measured measured;
   list.clear();
+  list.complete = !one_key;
   with_plainness(scaling, [&](auto plain) {
     for (int number = 0; number < row.num_blocks(); ++number) {
       summary.block_mass[number] = 0;
       list.block_count[number] = 0;
       if (summary.block_max[number] < low) continue;
-      if (!list.has_room() && !one_key && when_full == WhenFull::kStop) {
+      if (!list.has_room()) {
         list.complete = false;
-        return;
+        if (when_full == WhenFull::kStop) return;
       }
+      const bool listing = !one_key && list.has_room();
       const Block<Element> block = row.block(number);
       const bool any_above = summary.block_max[number] > high;
-      const bool has_room = list.has_room();
-      if (!has_room) list.complete = false;
       const int listed_before = list.size;
-      if (!any_above && has_room) {
+      if (!any_above && listing) {
         list_block(block, low, list);
         list.block_count[number] = list.size - listed_before;
         continue;
@@ -222,8 +227,8 @@ Measured measure_interval(const Row<Element>& row, const Scaling& scaling, Inter
         continue;
       }
       const BlockSums sums =
-          has_room ? weigh_block<plain(), true>(block, scaling, max, low, high, list)
-                   : weigh_block<plain(), false>(block, scaling, max, low, high, list);
+          listing ? weigh_block<plain(), true>(block, scaling, max, low, high, list)
+                  : weigh_block<plain(), false>(block, scaling, max, low, high, list);
       summary.block_mass[number] = mass_of_sum(sum_of_lanes(sums.weights_above));
       measured.above.add({count_of(sums.above), summary.block_mass[number]});
       const uint64_t counted = count_of(sums.inside);

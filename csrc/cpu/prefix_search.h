@@ -93,9 +93,8 @@ class PrefixSearch {
     kept_.key = key;
     kept_.last_tie = row_.vocab();
     kept_.all = false;
-    Measured measured;
-    if (!kept_.listed) {
-      measured = measure({key, max_key()}, WhenFull::kStop);
+    if (!kept_.listed && key < max_key()) {
+      measure({key, max_key()}, WhenFull::kStop);
       kept_.listed = search_.list.complete;
     }
     if (kept_.listed) {
@@ -104,7 +103,7 @@ class PrefixSearch {
       kept_.mass = search_.list.mass();
       return;
     }
-    measured = measure({key, key});
+    const Measured measured = measure({key, key});
     add_ties(key, measured.inside.count, measured.inside.count);
     kept_.count = static_cast<int64_t>(measured.above.count + measured.inside.count);
     kept_.mass = measured.above.mass + measured.inside.mass;
@@ -127,7 +126,7 @@ class PrefixSearch {
   // prefix the first one is tried for once, because both may fall back.
   void look_for(const Prefix& prefix) {
     const int attempts_left = prefix.last ? 0 : attempts_ - 1;
-    Bounds bounds = {{prefix.lowest, max_key()}, {}, {count_with_ties_, kept_.mass}};
+    Bounds bounds = {{prefix.lowest, max_key()}, {}, {count_with_ties_, kept_.mass}, kept_.key};
     const uint32_t near = prefix.near < prefix.floor ? prefix.floor : prefix.near;
     if (near > kept_.key && !fits(bounds)) {
       --attempts_;
@@ -136,7 +135,7 @@ class PrefixSearch {
     }
     while (attempts_ > attempts_left && !fits(bounds)) {
       --attempts_;
-      search_.sample.take(row_, scaling_, search_.summary.max, bounds.keys);
+      search_.sample.take(row_, scaling_, search_.summary.max, bounds);
       // A guess that fails tells where to guess next, so a narrow one that fails now and then beats
       // a wide one, unless it is the last.
       const double deviations = attempts_ > attempts_left ? 1.5 : 2.0;
@@ -168,6 +167,7 @@ class PrefixSearch {
     if (measured.above.of(prefix.measure) >= prefix.target && guess.high < bounds.keys.high) {
       bounds.keys.low = guess.high + 1;
       bounds.upto = measured.above;
+      bounds.reached = bounds.keys.low;
       return false;
     }
     Amount upto = measured.above;
@@ -183,7 +183,7 @@ class PrefixSearch {
       end_prefix(measured, guess, prefix);
       return true;
     }
-    bounds = {guess, measured.above, upto};
+    bounds = {guess, measured.above, upto, guess.low};
     return false;
   }
 
@@ -229,9 +229,8 @@ class PrefixSearch {
       list.clear();
       for (int i = 0; i < block.padded; i += kLanes) {
         const Floats logits = load(block.data + i);
-        const uint32_t inside =
-            bits_of(at_least(logits, splat(low)) & at_least(splat(high), logits));
-        if (inside != 0) list.append(logits, inside, block.begin + i);
+        const Mask inside = at_least(logits, splat(low)) & at_least(splat(high), logits);
+        list.size = list.write(list.size, logits, inside, block.begin + i);
       }
       list.weigh(scaling_, search_.summary.max);
       histogram.add(list);
@@ -313,13 +312,16 @@ class PrefixSearch {
 
   // Adds the masses of the kept tokens of the list to those of their blocks.
   void add_listed() {
-    const CandidateList& list = search_.list;
+    CandidateList& list = search_.list;
+    // Before the blocks, which have a few tokens each: all at once they are done in vectors.
+    const KeptSet kept = kept_;
+    for (int i = 0; i < list.size; ++i) {
+      list.masses[i] = kept.contains(list.logits[i], list.columns[i]) ? list.masses[i] : 0;
+    }
     int i = 0;
     for (int number = 0; number < row_.num_blocks(); ++number) {
       uint64_t mass = 0;
-      for (const int end = i + list.block_count[number]; i < end; ++i) {
-        mass += kept_.contains(list.logits[i], list.columns[i]) ? list.masses[i] : 0;
-      }
+      for (const int end = i + list.block_count[number]; i < end; ++i) mass += list.masses[i];
       search_.summary.block_mass[number] += mass;
     }
   }

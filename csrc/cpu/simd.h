@@ -241,6 +241,22 @@ inline void add_where(Mask mask, Floats& sum, Floats values) {
 inline void count_where(Mask mask, Ints& counts) { counts -= mask; }
 #endif
 
+// Writes the chosen lanes one after another, and says how many they are. What lies behind them in a
+// vector's length may be overwritten.
+inline int write_chosen(float* target, Floats values, Mask mask) {
+  const uint32_t chosen = bits_of(mask);
+#if defined(__AVX512F__)
+  // Compressed in a register: compressing stores are slow on some processors.
+  _mm512_storeu_ps(target, _mm512_maskz_compress_ps(mask, reinterpret_cast<__m512>(values)));
+#else
+  int place = 0;
+  for (uint32_t left = chosen; left != 0; left &= left - 1) {
+    target[place++] = values[__builtin_ctz(left)];
+  }
+#endif
+  return __builtin_popcount(chosen);
+}
+
 // The lanes in the order of lane ^ distance.
 template <int kDistance>
 Floats swapped(Floats values) {
