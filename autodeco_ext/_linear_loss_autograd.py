@@ -85,10 +85,12 @@ class LinearLoss(torch.autograd.Function):
         statistics = empty(n, 4) if job.heads.reads_statistics else None
         kept_top_p = empty(n) if job.train_base else None
         chunks = list(_chunks(n, job.chunk_size))
+        most_rows = max((chunk.stop - chunk.start for chunk in chunks), default=0)
+        buffer = job.lm_head.buffer(most_rows, hidden_states)
         missing_calls = job.lm_head.missing_calls(len(chunks), rows.device)
         for chunk in chunks:
             hidden = _take(hidden_states, rows[chunk])
-            logits = job.lm_head.logits(hidden)
+            logits = job.lm_head.logits(hidden, buffer)
             hidden = hidden.float()
             temperature[chunk] = job.heads.predict_temperature(hidden)
             if statistics is not None:

@@ -8,6 +8,7 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as _module
 
 from autodeco_ext._arguments import require_tensor
 
@@ -27,6 +28,7 @@ class LMHead:
     ) -> None:
         self.op, self.transform = op, transform
         self._gathered_by: list[torch.distributed.ProcessGroup | None] = []
+        self._linear: list[Tensor] = []
         if isinstance(lm_head, nn.Module):
             if bias is not None:
                 raise ValueError(
@@ -37,9 +39,12 @@ class LMHead:
             self._vocab = getattr(lm_head, "out_features", None)
             self._gathered_by = _gathered_by(parameters)
             _check_module(op, lm_head, hidden_states, sharded=self.is_sharded)
+            if not self.is_sharded and _is_linear(lm_head) and not _has_hooks(lm_head):
+                self._linear = [one for one in (lm_head.weight, lm_head.bias) if one is not None]
         else:
             parameters = _check_weight(op, lm_head, bias, hidden_states)
             self.project, self._vocab = lambda hidden: F.linear(hidden, *parameters), len(lm_head)
+            self._linear = parameters
         if transform is not None and not callable(transform):
             raise TypeError(
                 f"autodeco_ext.{op}: logits_transform must be callable or None, got"
@@ -70,9 +75,25 @@ class LMHead:
             torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX, group=group)
         return int(largest) - calls
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[rows, H] -> [rows, V]."""
-        return self._transformed(self.project(hidden))
+    def buffer(self, rows: int, hidden_states: Tensor) -> Tensor | None:
+        """Memory [rows, V] for the products of one chunk after the other.
+
+        None where something else than torch's linear makes them, and where autocast chooses their
+        dtype. A product that brings its own memory touches new pages in glibc's malloc: the last
+        one's, of the same size, do not hold it and what its alignment costs.
+        """
+        types = (Tensor, nn.Parameter)  # another may stand for a weight of another form
+        if not self._linear or any(type(one) not in types for one in self._linear):
+            return None
+        if _is_autocast(hidden_states.device.type):
+            return None
+        return hidden_states.new_empty(rows, len(self._linear[0]))
+
+    def logits(self, hidden: Tensor, buffer: Tensor | None) -> Tensor:
+        """[rows, H] -> [rows, V], in the buffer if there is one. Not differentiable."""
+        if buffer is None:
+            return self._transformed(self.project(hidden))
+        return self._transformed(F.linear(hidden, *self._linear, out=buffer[: len(hidden)]))
 
     def gradients(
         self, hidden: Tensor, gradient_of: Callable[[Tensor], Tensor]
@@ -129,9 +150,7 @@ def _check_module(op: str, module: nn.Module, hidden_states: Tensor, *, sharded:
             f"autodeco_ext.{op}: lm_head must have in_features {hidden_states.shape[-1]} like the"
             f" hidden states, got {width}"
         )
-    # Another forward may cast or move the weight first: a subclass's, one that accelerate has set
-    # on the module to load what is offloaded, FSDP's.
-    if sharded or "forward" in vars(module) or type(module).forward is not nn.Linear.forward:
+    if sharded or not _is_linear(module):
         return
     weight = module.weight
     if weight.device != hidden_states.device:
@@ -142,10 +161,29 @@ def _check_module(op: str, module: nn.Module, hidden_states: Tensor, *, sharded:
     _check_dtype(op, weight, hidden_states)
 
 
+def _is_linear(module: nn.Module) -> bool:
+    """Whether forward is that of nn.Linear.
+
+    Another may cast or move the weight first: a subclass's, one that accelerate has set on the
+    module to load what is offloaded, FSDP's.
+    """
+    return "forward" not in vars(module) and type(module).forward is nn.Linear.forward
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether anything but forward runs in a call of the module."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or _module._has_any_global_hook()
+    )
+
+
+def _is_autocast(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
 def _check_dtype(op: str, weight: Tensor, hidden_states: Tensor) -> None:
     """Autocast makes one dtype of both."""
-    device = hidden_states.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if _is_autocast(hidden_states.device.type):
         return
     if weight.dtype != hidden_states.dtype:
         raise ValueError(

@@ -27,8 +27,8 @@ if TYPE_CHECKING:  # at run time it would import transformers, which takes secon
 
 _OP = "linear_autodeco_loss"
 
-# 55 rows of 151,936 float32 logits: enough for a CPU's matrix product, and the largest block that
-# glibc's malloc keeps for the next chunk. A GPU, and train_base, want more.
+# 55 rows of 151,936 float32 logits: enough for a CPU's matrix product, and half of what the whole
+# call is meant to hold. A GPU, and train_base, want more.
 DEFAULT_CHUNK_BYTES = 32 << 20
 
 
@@ -84,8 +84,8 @@ def linear_autodeco_loss(
         labels: `[...]` integers in 0 .. V-1, or ignore_index. labels[i] is the target of row i.
         bias: `[V]`, of an LM head given as a weight.
         logits_transform: what the base does to the LM head's output (soft cap, scale, fewer
-            columns), called with `[rows, V]`, which it may change in place. It must treat every row
-            alone.
+            columns), called with `[rows, V]`, which it may change in place and which the next chunk
+            is written over. It must treat every row alone.
         train_base: let gradients flow into hidden_states and lm_head where they require grad.
             Backward then multiplies the LM head again, and every chunk makes a gradient of the LM
             head's size, summed in float32: use large chunks. A module's parameters must be whole:

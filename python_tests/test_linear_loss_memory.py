@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from linear_loss_case import HIDDEN, VOCAB, Case, module_of
+from torch import Tensor, nn
 
 from autodeco_ext import linear_autodeco_loss
 from autodeco_ext.models import AutoDecoConfig, AutoDecoHeads
@@ -49,3 +51,36 @@ def test_memory_does_not_grow_with_tokens_times_vocabulary() -> None:
 def test_memory_at_a_real_width_stays_in_its_bound() -> None:
     tokens = 256
     assert peak_bytes(memory_case(tokens, 1024, 151936)) <= (64 << 20) + 64 * tokens
+
+
+class OwnForward(nn.Linear):
+    """Makes its result itself."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return 1 * super().forward(hidden)
+
+
+@pytest.mark.parametrize("given", ["weight", "weight and bias", "module", "own forward", "hook"])
+def test_the_products_of_all_chunks_lie_in_the_same_memory(given: str) -> None:
+    case = Case(bias="bias" in given or given == "module")
+    addresses: list[int] = []
+    calls: list[Tensor] = []
+    kept: list[Tensor] = []  # so that what is made for a chunk is not where the last one's was
+
+    def see(logits: Tensor) -> Tensor:
+        addresses.append(logits.data_ptr())
+        kept.append(logits)
+        return logits
+
+    if "weight" in given:
+        arguments = {"lm_head": case.weight, "bias": case.bias}
+    else:
+        module = OwnForward(HIDDEN, VOCAB) if given == "own forward" else module_of(case)
+        if given == "hook":
+            module.register_forward_hook(lambda *_: calls.append(_[-1]))
+        arguments = {"lm_head": module}
+    case.loss(**arguments, chunk_size=2, logits_transform=see)
+    assert len(addresses) == 5
+    others_make_it = given in ("own forward", "hook")
+    assert len(set(addresses)) == (5 if others_make_it else 1)
+    assert len(calls) == (5 if given == "hook" else 0)
