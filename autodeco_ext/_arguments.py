@@ -130,6 +130,15 @@ def row_values(
     device: torch.device,
 ) -> torch.Tensor:
     """One contiguous value per row, exactly of that shape; gradients flow through the cast."""
+    if (
+        type(value) is torch.Tensor
+        and value.dtype == dtype
+        and value.shape == shape
+        and value.device == device
+        and value.layout == torch.strided
+        and value.is_contiguous()
+    ):
+        return value  # as in per_row
     require_tensor(op, name, value)
     _require_kind(op, name, value, dtype, device)
     if value.shape != shape:

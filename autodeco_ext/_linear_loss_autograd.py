@@ -16,7 +16,7 @@ from torch import Tensor
 
 from autodeco_ext._arguments import call, errors_named
 from autodeco_ext._lm_head import LMHead
-from autodeco_ext.losses import LossOptions, first_derivative
+from autodeco_ext._loss_autograd import LossOptions, first_derivative
 from autodeco_ext.ops import distribution_stats
 
 if TYPE_CHECKING:  # at run time it would import transformers, which takes seconds

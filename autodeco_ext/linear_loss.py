@@ -19,7 +19,8 @@ from autodeco_ext._arguments import (
 )
 from autodeco_ext._linear_loss_autograd import LinearLoss, LinearLossJob, heads_bytes
 from autodeco_ext._lm_head import LMHead, LogitsTransform
-from autodeco_ext.losses import easy_token_uniform, loss_options, reduced, require_reduction
+from autodeco_ext._loss_autograd import reduced
+from autodeco_ext.losses import easy_token_uniform, loss_options, require_reduction
 from autodeco_ext.reference import AutoDecoLoss
 
 if TYPE_CHECKING:  # at run time it would import transformers, which takes seconds

@@ -7,14 +7,11 @@ registered op computes losses and their gradients in one go; backward multiplies
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from autodeco_ext import _registration  # noqa: F401  (registers the ops and their fakes)
 from autodeco_ext._arguments import (
-    call,
     checks_rows,
     errors_named,
     int64,
@@ -23,28 +20,10 @@ from autodeco_ext._arguments import (
     require_tensor,
     row_values,
 )
+from autodeco_ext._loss_autograd import LossOptions, losses_of_rows
 from autodeco_ext.reference import AutoDecoLoss
 
-_ops = torch.ops.autodeco_ext
 _REDUCTIONS = ("mean", "sum", "none")
-
-
-class LossOptions(NamedTuple):
-    """Checked options of both ops, in schema order."""
-
-    easy_token_drop: float
-    ignore_index: int
-    megatron: bool
-    exclusive: bool
-    steepness: float
-    temperature_clamp: float
-    top_p_temperature_clamp: float
-    mass_eps: float
-    probability_eps: float
-
-    def of_gradient(self) -> tuple[Any, ...]:
-        """Those that autodeco_loss_logits_gradient takes."""
-        return self[2:]
 
 
 def autodeco_loss(
@@ -132,11 +111,9 @@ def autodeco_loss(
         probability_eps=probability_eps,
         ignore_index=ignore_index,
     )
-    require_reduction(op, reduction)
-    losses, counted = _row_losses(
-        op, logits, temperature, top_p, labels, drop_uniform, options, check, drops=True
+    return _losses(
+        op, logits, temperature, top_p, labels, drop_uniform, options, check, reduction, drops=True
     )
-    return reduced(losses, counted, reduction)
 
 
 def soft_top_p_loss(
@@ -187,11 +164,10 @@ def soft_top_p_loss(
     )
     # Of the temperature loss only that it costs nothing matters: one clamp is one exponential less.
     options = options._replace(temperature_clamp=options.top_p_temperature_clamp)
-    require_reduction(op, reduction)
-    losses, counted = _row_losses(
-        op, logits, temperature, top_p, labels, drop_uniform, options, check, drops=options.megatron
-    )
-    return reduced(losses, counted, reduction).top_p_loss
+    drops = options.megatron
+    return _losses(
+        op, logits, temperature, top_p, labels, drop_uniform, options, check, reduction, drops=drops
+    ).top_p_loss
 
 
 def loss_options(
@@ -269,17 +245,7 @@ def easy_token_uniform(
     return drop_uniform
 
 
-def reduced(losses: Tensor, counted: Tensor, reduction: str) -> AutoDecoLoss:
-    """losses and counted: `[2, ...]`, the temperature loss and the top-p loss of every position."""
-    parts = losses
-    if reduction != "none":
-        parts = losses.reshape(2, -1).sum(1)  # also of one position, [2]
-    if reduction == "mean":
-        parts = parts / counted.reshape(2, -1).sum(1).clamp(min=1)
-    return AutoDecoLoss(parts[0] + parts[1], parts[0], parts[1])
-
-
-def _row_losses(
+def _losses(
     op: str,
     logits: Tensor,
     temperature: Tensor,
@@ -288,9 +254,11 @@ def _row_losses(
     drop_uniform: Tensor | None,
     options: LossOptions,
     check: bool | None,
+    reduction: str,
     *,
     drops: bool,
-) -> tuple[Tensor, Tensor]:
+) -> AutoDecoLoss:
+    require_reduction(op, reduction)
     require_tensor(op, "logits", logits)
     require_supported_device(op, logits)
     if logits.dim() == 0:
@@ -300,87 +268,8 @@ def _row_losses(
     top_p = row_values(op, "top_p", top_p, torch.float32, shape, device)
     labels = row_values(op, "labels", labels, torch.int64, shape, device)
     uniform = easy_token_uniform(op, drop_uniform, labels, options, drops=drops)
+    checks = checks_rows(op, check, logits)
     with errors_named(op):
-        losses, _, counted = call(
-            _ops.autodeco_loss_rows,
-            logits,
-            temperature,
-            top_p,
-            labels,
-            uniform,
-            *options,
-            checks_rows(op, check, logits),
+        return losses_of_rows(
+            logits, temperature, top_p, labels, uniform, options, checks, reduction
         )
-    return losses, counted
-
-
-# Autograd.
-
-
-class _FirstDerivative(torch.autograd.Function):
-    """The identity on a derivative, tied to what it depends on; its own derivative is an error."""
-
-    @staticmethod
-    def forward(ctx: Any, op: str, derivative: Tensor, *depends_on: Tensor) -> Tensor:
-        ctx.op = op
-        return derivative.view_as(derivative)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> None:
-        raise RuntimeError(
-            f"autodeco_ext.{ctx.op}: must be differentiated once, got a second derivative, which"
-            " it does not have (autodeco_ext.reference has)"
-        )
-
-
-def first_derivative(op: str, derivative: Tensor | None, depends_on: tuple[Tensor, ...]) -> Any:
-    """derivative, if need be in a form that raises where it is differentiated again.
-
-    Otherwise autograd would take it for a constant and drop the second derivative silently.
-    """
-    if derivative is None or not torch.is_grad_enabled():
-        return derivative
-    return _FirstDerivative.apply(op, derivative, *depends_on)
-
-
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, temperature, top_p, labels, _, *options, _ = inputs
-    _, gradients, counted = output
-    ctx.mark_non_differentiable(gradients, counted)
-    saved = (temperature, top_p, gradients)
-    if ctx.needs_input_grad[0]:
-        saved += (logits, labels, counted)
-    ctx.save_for_backward(*saved)
-    ctx.options = LossOptions(*options)
-
-
-def _backward(ctx: Any, loss_gradients: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    temperature, top_p, gradients, *for_logits = ctx.saved_tensors
-    of_temperature, of_top_p, of_logits = None, None, None
-    depends_on = (loss_gradients, temperature, top_p, *for_logits[:1])
-    if ctx.needs_input_grad[1]:
-        both = gradients[:2].detach() * loss_gradients.detach()
-        of_temperature = first_derivative("autodeco_loss", both[0] + both[1], depends_on)
-    if ctx.needs_input_grad[2]:
-        product = gradients[2].detach() * loss_gradients[1].detach()
-        of_top_p = first_derivative("autodeco_loss", product, depends_on)
-    if ctx.needs_input_grad[0]:
-        logits, labels, counted = for_logits
-        with torch.no_grad():
-            of_logits = _ops.autodeco_loss_logits_gradient(
-                logits,
-                temperature,
-                top_p,
-                labels,
-                counted,
-                loss_gradients.contiguous(),
-                *ctx.options.of_gradient(),
-            )
-        of_logits = first_derivative("autodeco_loss", of_logits, depends_on)
-    num_others = 2 + len(ctx.options) + 1  # labels, drop_uniform; check
-    return (of_logits, of_temperature, of_top_p, *[None] * num_others)
-
-
-torch.library.register_autograd(
-    "autodeco_ext::autodeco_loss_rows", _backward, setup_context=_save_for_backward
-)

@@ -38,7 +38,8 @@ def with_gradients(loss: Loss, *arguments: Tensor) -> Tensor:
     logits, temperature, top_p, labels = arguments
     temperature, top_p = (x.detach().requires_grad_() for x in (temperature, top_p))
     result = loss(logits, temperature, top_p, labels)
-    gradients = torch.autograd.grad(result.loss.sum(), (temperature, top_p))
+    ones = torch.ones_like(result.loss)
+    gradients = torch.autograd.grad(result.loss, (temperature, top_p), ones)
     return torch.stack([result.temperature_loss.detach(), result.top_p_loss.detach(), *gradients])
 
 
