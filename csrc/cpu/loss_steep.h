@@ -67,8 +67,8 @@ uint32_t begin_of_list(const LossRow<Element>& of, uint32_t end) {
   return begin;
 }
 
-// Walks the tokens that are not yet decayed to nothing; `label` is filled in. As many of the largest
-// logits as fit the list are sorted, then the next ones. Much slower than walk_row.
+// Walks the tokens that are not yet decayed to nothing; `label` is filled in. As many of the
+// largest logits as fit the list are sorted, then the next ones. Much slower than walk_row.
 template <typename Element>
 SoftTopPWalk walk_singly(LossRow<Element> of, const LossOptions& options, float top_p,
                          LabelToken& label) {
