@@ -146,7 +146,16 @@ def test_any_parameters_on_a_row_of_a_language_model(backend: str, batch: Batch)
     check_batch(batch)
 
 
+@pytest.fixture
+def expect_scalar_miss(request: pytest.FixtureRequest, backend: str) -> None:
+    """docs/architecture.md has this miss among the limits. Strict: whoever mends it hears of it."""
+    if backend == "scalar":
+        reason = "dL/dT beyond its tolerance where most tokens have the label's logit"
+        request.applymarker(pytest.mark.xfail(raises=AssertionError, strict=True, reason=reason))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("expect_scalar_miss")
 @settings(max_examples=3000, **SETTINGS)
 @given(batch=batches(VOCAB_SIZES, rows=3))
 def test_many_more_of_them(backend: str, batch: Batch) -> None:
