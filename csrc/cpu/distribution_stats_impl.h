@@ -54,14 +54,12 @@ template <bool kPlain, bool kPadded, typename Element>
 BlockMoments block_moments(const Block<Element>& block, const Scaling& scaling, float reference,
                            float center) {
   constexpr int kChains = 2;
-  const float factor = kPlain ? scaling.bits_per_unit : 1.0f;
-  const Floats least = splat(kLeastExponent / factor);
   Floats lanes;
   for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = static_cast<float>(lane);
   Floats largest[kChains] = {splat(-kInfinity), splat(-kInfinity)};
   Floats excess[kChains] = {};
   Floats square[kChains] = {};
-  Floats product[kChains] = {};
+  Floats exponent[kChains] = {};
   for (int i = 0; i < block.padded; i += kChains * kLanes) {
     // Padding is no token: its place has to be known.
     const TwoFloats two = kPadded ? TwoFloats{load(block.data + i), load(block.data + i + kLanes)}
@@ -69,10 +67,9 @@ BlockMoments block_moments(const Block<Element>& block, const Scaling& scaling, 
     for (int chain = 0; chain < kChains; ++chain) {
       const Floats logits = chain == 0 ? two.first : two.second;
       largest[chain] = larger(largest[chain], logits);
-      const Floats x =
-          larger(least, kPlain ? logits - reference : scaling.exponents<false>(logits, reference));
-      const Floats w = exp2_of_product(x, factor);
-      product[chain] += w * x;
+      const Floats x = larger(splat(kLeastExponent), scaling.exponents<kPlain>(logits, reference));
+      const Floats w = exp2_in_range(x);
+      exponent[chain] += w * x;
       Floats more = w - center;
       if constexpr (kPadded) {
         const float left = static_cast<float>(block.size - i - chain * kLanes);
@@ -83,7 +80,7 @@ BlockMoments block_moments(const Block<Element>& block, const Scaling& scaling, 
     }
   }
   return {largest_lane(larger(largest[0], largest[1])), sum_of_lanes(excess[0] + excess[1]),
-          sum_of_lanes(square[0] + square[1]), sum_of_lanes(product[0] + product[1]) * factor};
+          sum_of_lanes(square[0] + square[1]), sum_of_lanes(exponent[0] + exponent[1])};
 }
 
 // Of tokens' weights w relative to a reference.

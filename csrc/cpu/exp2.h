@@ -66,7 +66,7 @@ inline Floats exp2_nonpositive(Floats x) {
 // An exponent at which exp2_of_product is 0.
 constexpr float kNoWeightExponent = -127.0f;
 
-// 2^(x factor) for x factor in [kNoWeightExponent, 10]. With FMA the product is not rounded. Error
+// 2^(x factor) for x factor in [kNoWeightExponent, 0]. With FMA the product is not rounded. Error
 // below 1.75 ulp where the result is at least 2^-126.
 #if defined(__AVX512F__)
 inline Floats exp2_of_product(Floats x, float factor) {
