@@ -70,6 +70,8 @@ __global__ void __launch_bounds__(kLossThreads, kBlocksPerMultiprocessor<false>)
       walked = walk_listed(start, head->known, head->streamed, head->lists, head->sums, items);
     }
   }
+  // The read ended at the infinity: NaN, which comes first, may lie behind it.
+  if (status == RowStatus::kLogitPositiveInfinity) status = first_fault(row, status);
   if (!writes) return;
   if (status != RowStatus::kValid) {
     write_losses(arguments, row_index, no_losses(), true, true, status);

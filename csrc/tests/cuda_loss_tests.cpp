@@ -107,8 +107,8 @@ void losses_are_those_of_the_sorted_row(int trials, uint64_t seed) {
 // Rows of one launch, each wrong in its own way, between right ones.
 void invalid_rows_are_nan_and_do_not_touch_the_others() {
   std::mt19937_64 random(5);
-  constexpr int kRows = 15;
-  constexpr int kVocab = 3000;
+  constexpr int kRows = 16;
+  constexpr int kVocab = 9000;  // more than a block reads at a time
   std::vector<std::vector<float>> logits(kRows, make_row(RowKind::kPeaked, kVocab, random));
   LossInputs inputs;
   inputs.temperature.assign(kRows, 1.0f);
@@ -130,8 +130,10 @@ void invalid_rows_are_nan_and_do_not_touch_the_others() {
   logits[10][17] = -kInf;
   // Of several faults the first in this order: the label, the logits, T and P.
   inputs.temperature[11] = kNaN, logits[11].assign(kVocab, kNaN), spoil(11, RowStatus::kLogitNaN);
-  inputs.top_p[12] = kNaN, logits[12][2999] = kInf, spoil(12, RowStatus::kLogitPositiveInfinity);
+  inputs.top_p[12] = kNaN, logits[12][kVocab - 1] = kInf,
+  spoil(12, RowStatus::kLogitPositiveInfinity);
   inputs.labels[13] = -1, logits[13][0] = kNaN, spoil(13, RowStatus::kLabelOutsideVocab);
+  logits[14][0] = kInf, logits[14][kVocab - 1] = kNaN, spoil(14, RowStatus::kLogitNaN);
   const auto judge = [&]<typename Element>(Element) {
     const Batch<Element> batch(logits, 0);
     const LossResult got = autodeco_loss(batch, inputs);
@@ -150,7 +152,7 @@ void invalid_rows_are_nan_and_do_not_touch_the_others() {
         expect((got.gradients[i * kRows + row] == 0.0f) == zero, "zero where nothing is lost");
       }
     }
-    expect(got.losses[0] == got.losses[14] && got.losses[15] == got.losses[29], "right rows");
+    expect(got.losses[0] == got.losses[15] && got.losses[16] == got.losses[31], "right rows");
   };
   judge(0.0f);
   judge(cuda::BFloat16());
