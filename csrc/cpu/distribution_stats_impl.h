@@ -229,19 +229,20 @@ RowStatus stats_of_row(const Row<Element>& row, float temperature, float* output
     for (int i = 0; i < kNumStats; ++i) output[i] = kNaN;
     return status;
   }
-  const double total = moments.weight();
+  // Not less for being rounded: no probability is above 1.
+  const double largest = sum_of_largest(row, scaling, summary);
+  const double total = moments.weight() > largest ? moments.weight() : largest;
   // -sum q ln(q + epsilon), where ln q = ln(2) log2(w) - ln(total).
   constexpr double kLn2 = 0.69314718055994531;
   const double entropy = std::log(total) - kLn2 * moments.exponent / total -
                          epsilon_part_of_entropy(row, scaling, summary, total);
-  const double share = sum_of_largest(row, scaling, summary) / total;
   output[0] = static_cast<float>(1.0 / total);
   output[1] = static_cast<float>(entropy);
   // That of a single number is not defined; we call it 0.
   output[2] = row.vocab() == 1 ? 0.0f
                                : static_cast<float>(moments.square / (total * total) /
                                                     static_cast<double>(row.vocab() - 1));
-  output[3] = static_cast<float>(share < 1.0 ? share : 1.0);
+  output[3] = static_cast<float>(largest / total);
   return status;
 }
 
