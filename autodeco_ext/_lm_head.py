@@ -112,6 +112,11 @@ class LMHead:
             with torch.enable_grad():
                 # Not of the leaf itself, which a transform in place must not change.
                 logits = self._transformed(leaf.clone())
+            if not logits.requires_grad:
+                raise ValueError(
+                    f"autodeco_ext.{self.op}: logits_transform must be differentiable with"
+                    " train_base=True, got logits without a gradient"
+                )
             (gradient,) = torch.autograd.grad(logits, leaf, gradient_of(logits.detach()))
             del logits
         return torch.autograd.grad(
@@ -158,7 +163,7 @@ def _check_module(op: str, module: nn.Module, hidden_states: Tensor, *, sharded:
             f"autodeco_ext.{op}: lm_head must be on {hidden_states.device} like the hidden states,"
             f" got {weight.device}"
         )
-    _check_dtype(op, weight, hidden_states)
+    _check_dtype(op, "lm_head", weight, hidden_states)
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -181,14 +186,14 @@ def _is_autocast(device_type: str) -> bool:
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
-def _check_dtype(op: str, weight: Tensor, hidden_states: Tensor) -> None:
+def _check_dtype(op: str, name: str, tensor: Tensor, hidden_states: Tensor) -> None:
     """Autocast makes one dtype of both."""
     if _is_autocast(hidden_states.device.type):
         return
-    if weight.dtype != hidden_states.dtype:
+    if tensor.dtype != hidden_states.dtype:
         raise ValueError(
-            f"autodeco_ext.{op}: lm_head must be {hidden_states.dtype} like the hidden states, got"
-            f" {weight.dtype}"
+            f"autodeco_ext.{op}: {name} must be {hidden_states.dtype} like the hidden states, got"
+            f" {tensor.dtype}"
         )
 
 
@@ -218,5 +223,5 @@ def _check_weight(
                 f"autodeco_ext.{op}: {name} must be on {hidden_states.device} like the hidden"
                 f" states, got {tensor.device}"
             )
-    _check_dtype(op, weight, hidden_states)
+        _check_dtype(op, name, tensor, hidden_states)
     return tensors

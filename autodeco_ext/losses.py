@@ -63,7 +63,8 @@ def autodeco_loss(
             [0, 1].
         labels: `[...]` integers in 0 .. V-1, or ignore_index.
         drop_uniform: `[...]` in [0, 1). A position whose argmax is the label (an easy token) is
-            dropped where this is below easy_token_drop. None draws from torch's generator.
+            dropped where this is below easy_token_drop; other values are not refused. None draws
+            from torch's generator.
         variant: "released"; or "megatron", the distributed trainer, which does not clamp T, weights
             the temperature loss by the label's probability at T, and drops easy tokens from both
             losses, not from the temperature loss alone.

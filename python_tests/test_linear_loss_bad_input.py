@@ -33,6 +33,9 @@ BAD = {
     "lm_head must be torch.float32 like the hidden states, got torch.float64": {
         "lm_head": torch.zeros(40, 12, dtype=torch.float64)
     },
+    "bias must be torch.float32 like the hidden states, got torch.bfloat16": {
+        "bias": torch.zeros(40, dtype=torch.bfloat16)
+    },
     "bias must have shape [40], got [41]": {"bias": torch.zeros(41)},
     "bias must be None with a module, which has its own, got both": {
         "lm_head": nn.Linear(12, 40),
@@ -110,6 +113,15 @@ def test_a_module_that_casts_or_loads_its_weight_itself_is_let_be() -> None:
     loads.forward = lambda hidden: nn.functional.linear(hidden, weight)
     for lm_head in (casts, loads):
         assert torch.equal(case.loss(lm_head).loss, expected)
+
+
+def test_a_transform_without_a_gradient_is_explained() -> None:
+    case = Case()
+    case.hidden.requires_grad_()
+    loss = case.loss(train_base=True, logits_transform=lambda logits: logits.detach().tanh()).loss
+    text = "linear_autodeco_loss: logits_transform must be differentiable with train_base=True"
+    with pytest.raises(ValueError, match=text):
+        loss.backward()
 
 
 @pytest.mark.parametrize("chunk_size", [1, 4, 100])
