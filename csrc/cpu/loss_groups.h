@@ -31,7 +31,8 @@ struct Band {
   // Beyond the last slot where a logit is not inside.
   Ints slot(Floats logits, Floats differences) const {
     const Floats last = splat(static_cast<float>(slots - 1));
-    const Floats number = larger(splat(0.0f), (top - differences) * unit * slots_per_unit);
+    // A NaN is 0 here: of a band without width, below which a difference times `unit` overflows.
+    const Floats number = larger((top - differences) * unit * slots_per_unit, splat(0.0f));
     const Floats inside = -larger(-last, -number);
     const Floats beyond = splat(static_cast<float>(slots));
     return __builtin_convertvector(choose(contains(logits), inside, beyond), Ints);

@@ -101,6 +101,45 @@ void what_little_is_left_is_exact() {
   expect(compared > 40, "most rows are compared");
 }
 
+// Neither the quotient of what the label keeps and of what the others do may overflow, nor what it
+// is compared with.
+void a_label_decayed_to_next_to_nothing_has_the_largest_loss() {
+  std::vector<float> row(3000);
+  for (size_t i = 0; i < row.size(); ++i) row[i] = -0.001f * static_cast<float>(i);
+  Batch batch(row.data(), DType::kFloat32, 1, static_cast<int64_t>(row.size()));
+  batch.top_p[0] = 0.0625f;
+  batch.labels[0] = 600;
+  double total = 0.0;
+  double mass = 0.0;
+  for (size_t i = 0; i < row.size(); ++i) total += std::exp(static_cast<double>(row[i]));
+  for (int i = 0; i <= 600; ++i) mass += std::exp(static_cast<double>(row[i])) / total;
+  for (const double exponent : {600.0, 700.0, 704.0, 707.9, 709.0, 800.0}) {
+    batch.arguments.options.steepness = exponent / (mass - 0.0625);
+    batch.run();
+    const Exact exact = exact_losses(row, 1.0, 0.0625, 600, batch.arguments.options);
+    expect(is_near(batch.losses[1], exact.losses[1], 1e-5, 0.0),
+           "label of a decay of e^-" + std::to_string(exponent));
+  }
+}
+
+// Next to the largest logits all dust is in a slot of no width, also where differences times the
+// unit of narrow slots overflow.
+void dust_without_width_has_a_slot() {
+  std::vector<float> row(1000, 3e38f);
+  for (size_t i = 0; i < row.size(); i += 2) row[i] = -1e30f * static_cast<float>(i);
+  for (const float temperature : {1e17f, 2.5e17f, 1.1e18f, 2e18f, 1e38f}) {
+    Batch batch(row.data(), DType::kFloat32, 1, static_cast<int64_t>(row.size()));
+    batch.temperature[0] = temperature;
+    batch.top_p[0] = 0.9995f;
+    batch.labels[0] = 1;
+    batch.run();
+    const Exact exact = exact_losses(row, temperature, 0.9995f, 1, batch.arguments.options);
+    expect(is_near(batch.losses[1], exact.losses[1], 1e-5, 0.0), "dust without width: loss");
+    expect(is_near(batch.gradients[2], exact.gradients[2], 1e-4, 2e-7 * exact.scales[2]),
+           "dust without width: gradient by P");
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -108,6 +147,8 @@ int main() {
   many_equals_of_large_logits_are_no_heavy_tokens();
   a_label_on_the_edge_is_on_one_side();
   what_little_is_left_is_exact();
+  a_label_decayed_to_next_to_nothing_has_the_largest_loss();
+  dust_without_width_has_a_slot();
   std::printf("%s\n", failures == 0 ? "loss accuracy: all passed" : "loss accuracy: FAILED");
   return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -254,8 +254,9 @@ static constexpr SoftTopPLoss soft_top_p_loss(const SoftTopPWalk& walk, const La
   const double ratio = probability_eps > 0.0 ? share / (share + probability_eps) : 1.0;
   const double own = -label.lambda + (in_tail ? a * label.at.slope : 0.0);
   SoftTopPLoss result = {};
-  // Where the label is apart, 1 - share is not formed by subtraction.
-  result.loss = label.apart && kept > 0.0
+  // Where the label is apart, 1 - share is not formed by subtraction. Only where it is small: a
+  // quotient by a share of next to nothing would overflow.
+  result.loss = label.apart && share > 0x1p-10
                     ? logarithm_1p(others / kept) - logarithm_1p(probability_eps / share)
                     : -logarithm(share + probability_eps);
   result.top_p_gradient =
