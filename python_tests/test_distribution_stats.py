@@ -40,6 +40,26 @@ def test_extreme_temperatures_are_finite_and_right(backend: str, temperature: fl
     assert_stats_close(got, reference.distribution_stats(logits, temperature))
 
 
+@pytest.mark.parametrize("temperature", [1e30, 1e33, 1e34, 1e35, 1e36, 3e37])
+def test_sums_at_huge_temperatures_do_not_overflow(backend: str, temperature: float) -> None:
+    """A whole block of tokens above those before it, by less than moves the reference."""
+    logits = torch.zeros(1, 1024)
+    logits[:, 512:] = 2.7 * temperature
+    got = autodeco_ext.distribution_stats(logits, temperature)
+    assert_stats_close(got, reference.distribution_stats(logits, temperature))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_certain_token_has_no_more_than_all_of_the_mass(backend: str, dtype: torch.dtype) -> None:
+    for vocab in (2, 449, 470, 512, 670, 714, 1000, 12289):
+        for column in (0, vocab // 2, vocab - 1):
+            logits = torch.full((1, vocab), -200.0, dtype=dtype)
+            logits[0, column] = 0.0
+            largest, entropy, _, five_largest = autodeco_ext.distribution_stats(logits)[0].tolist()
+            assert largest <= 1 and five_largest <= 1
+            assert entropy > -1e-7
+
+
 def test_a_vocabulary_of_one_is_certain(op_device: str) -> None:
     got = autodeco_ext.distribution_stats(torch.tensor([[3.0]]), 1.0)
     assert got[0].tolist() == pytest.approx([1.0, 0.0, 0.0, 1.0], abs=1e-7)

@@ -93,8 +93,9 @@ void with_row(DType dtype, const void* logits, int64_t offset, int64_t vocab, Fu
 }
 
 // log2 of a weight, (l - reference) * log2(e) / T, within the 4 ulp that semantics.md allows. Where
-// l - reference could overflow and matter (huge T), logits are first multiplied by 1/4; where 1/T
-// could overflow (tiny T), differences are first multiplied by 2^64. It depends on T alone.
+// l - reference, or a block's sum of such differences, could overflow and matter (huge T), logits
+// are first multiplied by 1/4; where 1/T could overflow (tiny T), differences are first multiplied
+// by 2^64. It depends on T alone.
 struct Scaling {
   float logit_factor = 1.0f;
   float difference_factor = 1.0f;
@@ -102,7 +103,7 @@ struct Scaling {
   bool plain = true;
 
   explicit Scaling(float temperature) {
-    if (temperature > 1e36f) {
+    if (temperature > 1e33f) {
       logit_factor = 0.25f;
       plain = false;
     } else if (temperature < 1e-30f) {

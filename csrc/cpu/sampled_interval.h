@@ -189,8 +189,9 @@ class Sample {
     return low;
   }
 
+  // The last bin reaches to the lowest logit of the bounds, wherever rounding has put that.
   float largest_in(int bin) const {
-    Floats largest = splat(-kInfinity);
+    Floats largest = splat(bin == kBins - 1 ? lowest_ : -kInfinity);
     for (int i = 0; i < size_; i += kLanes) {
       const Floats logits = load(logits_ + i);
       largest = larger(largest, bins_of(logits) == bin ? logits : splat(-kInfinity));
@@ -199,7 +200,8 @@ class Sample {
   }
 
   float smallest_in(int bin) const {
-    Floats largest = splat(-kInfinity);  // of the negated logits
+    // Of the negated logits.
+    Floats largest = splat(bin == kBins - 1 ? -lowest_ : -kInfinity);
     for (int i = 0; i < size_; i += kLanes) {
       const Floats logits = load(logits_ + i);
       const Ints inside = (bins_of(logits) == bin) & (logits >= lowest_);

@@ -200,6 +200,36 @@ bool first_guesses_hold() {
   return passed;
 }
 
+// Whether guesses are keys of logits, the low end below the high one, wherever rounding puts the
+// lowest logit of the bounds: an attempt with another guess finds nothing.
+bool guesses_are_intervals() {
+  const auto search = std::make_unique<Search>();
+  const Scaling scaling(1.0f);
+  for (int i = 0; i < 200; ++i) {
+    const float sigma = 0.2f + 3.0f * uniform();
+    const Logits logits = make([=](int) { return sigma * normal(); });
+    const Row<float> row(logits.data(), kVocab);
+    summarize(row, &scaling, search->summary);
+    const float max = search->summary.max;
+    const uint64_t mass = search->summary.mass;
+    const double share = 0.025 / kVocab * static_cast<double>(mass) / kMassScale;
+    const float lowest = max + static_cast<float>(std::log(share));
+    const Bounds bounds = {
+        {order_key(lowest), order_key(max)}, {}, {kVocab, mass}, kLowestFiniteKey};
+    search->sample.take(row, scaling, max, bounds);
+    for (const double p : {0.5, 0.9, 0.95, 0.99, 0.999, 0.9999}) {
+      for (const double deviations : {1.5, 2.0, 5.0}) {
+        const uint64_t target = static_cast<uint64_t>(p * static_cast<double>(mass));
+        const Interval guess = search->sample.guess(bounds, Measure::kMass, target, deviations);
+        if (guess.low <= guess.high && guess.low >= bounds.keys.low) continue;
+        std::printf("FAILED: guess %08x .. %08x\n", guess.low, guess.high);
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 int main(int count, char**) {
@@ -210,6 +240,7 @@ int main(int count, char**) {
   std::printf("\n");
   passed &= print_table(columns_of_other_ops(), kinds, markdown);
   passed &= first_guesses_hold();
+  passed &= guesses_are_intervals();
   std::printf("%s\n", passed ? "read tests: all passed" : "read tests: FAILED");
   return passed ? EXIT_SUCCESS : EXIT_FAILURE;
 }
