@@ -96,8 +96,10 @@ def autodeco_loss(
         >>> import torch, autodeco_ext
         >>> logits, T = torch.zeros(3, 4), torch.full((3,), 0.5, requires_grad=True)
         >>> labels = torch.tensor([1, 2, -100])
-        >>> autodeco_ext.autodeco_loss(logits, T, torch.ones(3), labels).loss
-        tensor(0.6931, grad_fn=<AddBackward0>)
+        >>> loss = autodeco_ext.autodeco_loss(logits, T, torch.ones(3), labels).loss
+        >>> loss.backward()
+        >>> f"{loss:.4f}", T.grad.shape
+        ('0.6931', torch.Size([3]))
     """
     op = "autodeco_loss"
     options = loss_options(

@@ -307,7 +307,10 @@ def error_share(
     allowed = allowed + tolerance.absolute * scales.amax(0)
     unit = acceptable[0].temperature if name in ("d_temperature", "d_logits") else 1.0
     allowed = allowed + NEGLIGIBLE / min(unit, 1.0) + narrow.smallest_normal * narrow.eps
-    error = torch.maximum(values.amin(0) - got, got - values.amax(0)).clamp(min=0)
     infinite = torch.where(got == exact.sign() * torch.inf, 0.0, torch.inf)
-    share = torch.where(exact.abs() > narrow.max, infinite, error / allowed)
+    # An infinity is also what a little less than the largest number may be rounded to.
+    got, values = got.clamp(-narrow.max, narrow.max), values.clamp(-narrow.max, narrow.max)
+    error = torch.maximum(values.amin(0) - got, got - values.amax(0)).clamp(min=0)
+    beyond = exact.abs() > narrow.max * (1 + tolerance.relative)
+    share = torch.where(beyond, infinite, error / allowed)
     return share.nan_to_num(nan=torch.inf, posinf=torch.inf)
