@@ -5,18 +5,21 @@ from __future__ import annotations
 import torch
 
 MIXED = "mixed"
-DISTRIBUTIONS = ("peaked", "gaussian", "gaussian5", "uniform", "tied", MIXED)
-# The rows of a mixed batch, by turns: greedy, without a filter, ordinary, and three hard ones. What
-# is not given is drawn as for other batches.
-_MIXED_ROWS: tuple[tuple[str, dict[str, float]], ...] = (
-    ("peaked", {"temperature": 0.0}),
-    ("peaked", {"top_p": 1.0}),
-    ("peaked", {}),
-    ("gaussian", {}),
-    ("uniform", {}),
-    ("tied", {}),
-)
-MIXED_KINDS = len(_MIXED_ROWS)  # row r is of kind r % MIXED_KINDS
+DISTRIBUTIONS = ("peaked", "typical", "gaussian", "gaussian5", "uniform", "tied", MIXED)
+# Rows by turns, and what is not drawn as for other batches. A mixed batch is greedy, without a
+# filter, ordinary, and three hard rows.
+_KINDS: dict[str, tuple[tuple[str, dict[str, float]], ...]] = {
+    "typical": (("peaked", {"temperature": 1.0, "top_p": 0.95}),),
+    MIXED: (
+        ("peaked", {"temperature": 0.0}),
+        ("peaked", {"top_p": 1.0}),
+        ("peaked", {}),
+        ("gaussian", {}),
+        ("uniform", {}),
+        ("tied", {}),
+    ),
+}
+MIXED_KINDS = len(_KINDS[MIXED])  # row r is of kind r % MIXED_KINDS
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TEMPERATURES = (0.1, 2.0)
 TOP_PS = (0.1, 1.0)
@@ -34,10 +37,10 @@ def batches(
 ) -> torch.Tensor:
     """Logits [count, rows, vocab].
 
-    "peaked": the r-th token has p ~ r^-1.8, as in a language model. "gaussian", "gaussian5":
-    standard deviation 1 and 5. "uniform": all equal. "tied": Gaussian of standard deviation 2,
-    rounded to integers, so that thousands of tokens share a logit at any boundary. "mixed": rows of
-    several of these by turns.
+    "peaked", "typical": the r-th token has p ~ r^-1.8, as in a language model. "gaussian",
+    "gaussian5": standard deviation 1 and 5. "uniform": all equal. "tied": Gaussian of standard
+    deviation 2, rounded to integers, so that thousands of tokens share a logit at any boundary.
+    "mixed": rows of several of these by turns.
     """
     if distribution not in DISTRIBUTIONS:
         raise ValueError(
@@ -46,12 +49,14 @@ def batches(
     generator = torch.Generator(device).manual_seed(0)
     logits = torch.empty(count, rows, vocab, dtype=dtype, device=device)
     for batch in logits:  # one by one: the float32 in between need not be as large as all
-        if distribution == MIXED:
-            for first, (kind, _) in enumerate(_MIXED_ROWS):
-                _fill(batch[first::MIXED_KINDS], kind, generator)
-        else:
-            _fill(batch, distribution, generator)
+        kinds = _kinds(distribution)
+        for first, (kind, _) in enumerate(kinds):
+            _fill(batch[first :: len(kinds)], kind, generator)
     return logits
+
+
+def _kinds(distribution: str) -> tuple[tuple[str, dict[str, float]], ...]:
+    return _KINDS.get(distribution, ((distribution, {}),))
 
 
 def _fill(batch: torch.Tensor, distribution: str, generator: torch.Generator) -> None:
@@ -71,16 +76,26 @@ def _fill(batch: torch.Tensor, distribution: str, generator: torch.Generator) ->
 
 
 def parameters(
-    distribution: str, rows: int, device: str = "cpu"
+    distribution: str, count: int, rows: int, device: str = "cpu"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """T and P, float32 [rows]: heterogeneous in [0.1, 2] and [0.1, 1], but for some mixed rows."""
+    """T and P of `count` batches, float32 [count, rows], in [0.1, 2] and [0.1, 1].
+
+    Each batch has one value in each of `rows` equal parts of the range, in random order, and every
+    such part is covered evenly by the batches, so few rows are as heterogeneous as many. Some rows
+    of a mixed batch have values of their own; "typical" ones are all as people set them by hand.
+    """
     generator = torch.Generator().manual_seed(1)  # the same on every device
-    uniform = torch.rand(2, rows, generator=generator)
+
+    def stratified() -> torch.Tensor:
+        parts, shares, jitter = torch.rand(3, count, rows, generator=generator)
+        part = parts.argsort(dim=1)
+        return (part + ((shares.argsort(dim=0) + jitter) / count).gather(1, part)) / rows
+
     ranges = (TEMPERATURES, TOP_PS)
-    temperature, top_p = (low + (high - low) * uniform[i] for i, (low, high) in enumerate(ranges))
-    if distribution == MIXED:
-        for first, (_, given) in enumerate(_MIXED_ROWS):
-            own = slice(first, None, MIXED_KINDS)
-            temperature[own] = given.get("temperature", temperature[own])
-            top_p[own] = given.get("top_p", top_p[own])
+    temperature, top_p = (low + (high - low) * stratified() for low, high in ranges)
+    kinds = _kinds(distribution)
+    for first, (_, given) in enumerate(kinds):
+        own = slice(first, None, len(kinds))
+        temperature[:, own] = given.get("temperature", temperature[:, own])
+        top_p[:, own] = given.get("top_p", top_p[:, own])
     return temperature.to(device), top_p.to(device)

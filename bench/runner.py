@@ -35,7 +35,7 @@ class Shape(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What providers are called with: the arguments of every round, which differ in the logits."""
+    """What providers are called with: the arguments of every round, none like another."""
 
     rounds: list[tuple[Any, ...]]
     checked: tuple[Any, ...]  # what is judged; those of the first round, or fewer of its rows
@@ -58,8 +58,8 @@ def make_inputs(shape: Shape, count: int, device: str) -> Inputs:
     if make is not None:
         return Inputs(*make(distribution, count, rows, vocab, dtype, device))
     logits = _logits(distribution, count, rows, vocab, dtype, device)
-    temperature, top_p = parameters(distribution, rows, device)
-    rounds = [cases.arguments(op, batch, temperature, top_p) for batch in logits]
+    each = zip(logits, *parameters(distribution, count, rows, device), strict=True)
+    rounds = [cases.arguments(op, *batch) for batch in each]
     return Inputs(rounds, rounds[0])
 
 

@@ -28,7 +28,7 @@ from bench.providers import (
     llama_cpp,
     vllm,
 )
-from bench.rows import DISTRIBUTIONS
+from bench.rows import DISTRIBUTIONS, parameters
 from bench.runner import FAIL, OK, Shape
 
 
@@ -39,6 +39,57 @@ def test_a_provider_that_draws_outside_the_nucleus_fails_its_check() -> None:
     assert runner.verdict("sample", right, inputs) == OK
     assert runner.verdict("sample", wrong, inputs) == FAIL
     assert runner.verdict("sample", Provider(lambda *_: torch.tensor([700] * 3)), inputs) == FAIL
+
+
+@pytest.mark.parametrize(
+    ("op", "distribution"),
+    [
+        ("sample", "peaked"),
+        ("sample", "uniform"),
+        ("mixed_sample", "mixed"),
+        ("decode_step", "tied"),
+    ],
+)
+def test_of_us_the_draw_of_the_seed_is_asked(op: str, distribution: str) -> None:
+    shape = SHAPE._replace(op=op, rows=64, distribution=distribution)
+    inputs = runner.make_inputs(shape, 1, "cpu")
+    ours = cases.case(op).providers("cpu")[cases.OURS]
+
+    def another_draw(*arguments: torch.Tensor) -> object:
+        if op != "decode_step":
+            return autodeco_ext.sample(*arguments, seed=1)
+        step = ours.run(*arguments)
+        tokens = autodeco_ext.sample(arguments[0], step.temperature, step.top_p, seed=1)
+        return step._replace(tokens=tokens)
+
+    assert runner.verdict(op, ours, inputs) == OK
+    assert runner.verdict(op, ours._replace(run=another_draw), inputs) == FAIL
+    in_the_nucleus = ours._replace(run=another_draw, is_right=None)
+    assert runner.verdict(op, in_the_nucleus, inputs) == OK
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_parameters_cover_their_ranges_in_every_batch_and_over_all(rows: int) -> None:
+    count = 10
+    for values, low, high in zip(
+        parameters("peaked", count, rows), (0.1, 0.1), (2.0, 1.0), strict=True
+    ):
+        shares = (values - low) / (high - low)
+        parts = (shares * rows).floor().long()
+        assert torch.equal(parts.sort(dim=1).values, torch.arange(rows).expand(count, rows))
+        every_part = (shares * rows * count).floor().long().flatten().sort().values
+        assert torch.equal(every_part, torch.arange(rows * count))
+
+
+@pytest.mark.parametrize("op", ["sample", "filter_logits"])
+@pytest.mark.parametrize("distribution", ["peaked", "tied"])
+def test_hugging_face_is_judged_with_its_own_parameters(op: str, distribution: str) -> None:
+    shape = SHAPE._replace(op=op, distribution=distribution, rows=64)
+    inputs = runner.make_inputs(shape, 1, "cpu")
+    peer = cases.case(op).providers("cpu")["hugging face"]
+    assert runner.verdict(op, peer, inputs) == OK
+    hotter = peer._replace(run=lambda logits, t, p: peer.run(0.2 * logits, t, p))
+    assert runner.verdict(op, hotter, inputs) == FAIL
 
 
 def test_a_provider_that_raises_is_a_line_of_the_table() -> None:

@@ -147,7 +147,7 @@ def test_no_case_begins_after_the_time_is_over(
     monkeypatch.setattr(gpu_bench, "start", lambda options: (tmp_path, over))
     options = gpu_bench.parser().parse_args(["--op", "sample", "--rows", "1", "4"])
     gpu_bench.run(options)
-    assert "120 cases are left: type the same command again" in capsys.readouterr().out
+    assert "140 cases are left: type the same command again" in capsys.readouterr().out
 
 
 def test_important_shapes_come_first() -> None:

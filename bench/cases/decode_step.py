@@ -9,7 +9,7 @@ import torch
 
 import autodeco_ext
 from autodeco_ext import AutoDecoConfig, AutoDecoHeads, DecodeStep, reference
-from bench.cases.kept_bounds import kept_bounds, tokens_are_kept
+from bench.cases import sample
 from bench.providers import Missing, Provider, floor, torch_heads, torch_sort
 
 HIDDEN_SIZE = 4096
@@ -37,13 +37,15 @@ class _Model:
         return self.states[key]
 
     def step(self, logits: torch.Tensor) -> DecodeStep:
-        return autodeco_ext.decode_step(self.hidden_states(logits), logits, self.heads, seed=0)
+        return autodeco_ext.decode_step(
+            self.hidden_states(logits), logits, self.heads, seed=sample.SEED
+        )
 
     def sample_alone(self, logits: torch.Tensor) -> DecodeStep:
         if len(logits) not in self.predicted:  # by the call that is checked and not timed
             self.predicted[len(logits)] = self.heads.predict(self.hidden_states(logits), logits)
         temperature, top_p = self.predicted[len(logits)]
-        tokens = autodeco_ext.sample(logits, temperature, top_p, seed=0)
+        tokens = autodeco_ext.sample(logits, temperature, top_p, seed=sample.SEED)
         return DecodeStep(tokens, temperature, top_p)
 
     @torch.no_grad()
@@ -63,15 +65,19 @@ class _Model:
                     return False
         return is_right(step, logits, t, p)
 
+    def step_is_right(
+        self, step: DecodeStep, logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor
+    ) -> bool:
+        """The same, and the token is the one that the seed stands for."""
+        return self.prediction_is_right(step, logits, t, p) and draw_is_right(step, logits, t, p)
+
 
 def providers(device: str) -> dict[str, Provider | Missing]:
     model = _Model(device)
 
     return {
-        "autodeco_ext": Provider(
-            lambda logits, t, p: model.step(logits), model.prediction_is_right
-        ),
-        "sample alone": Provider(lambda logits, t, p: model.sample_alone(logits)),
+        "autodeco_ext": Provider(lambda logits, t, p: model.step(logits), model.step_is_right),
+        "sample alone": Provider(lambda logits, t, p: model.sample_alone(logits), draw_is_right),
         "floor": floor.PROVIDER,
         "torch heads and sort": Provider(
             lambda logits, t, p: model.torch_step(logits), model.prediction_is_right, waits=True
@@ -81,5 +87,9 @@ def providers(device: str) -> dict[str, Provider | Missing]:
 
 def is_right(step: DecodeStep, logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> bool:
     """The token lies in the nucleus of the T and P it was drawn with."""
-    _, may_be_kept = kept_bounds(logits, step.temperature, step.top_p)
-    return tokens_are_kept(step.tokens, may_be_kept)
+    return sample.is_right(step.tokens, logits, step.temperature, step.top_p)
+
+
+def draw_is_right(step: DecodeStep, logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> bool:
+    """The token is the one that the seed stands for, at the T and P it was drawn with."""
+    return sample.is_draw_of_seed(step.tokens, logits, step.temperature, step.top_p)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import autodeco_ext
-from bench.cases.sample import is_right  # noqa: F401  (the same check)
+from bench.cases.sample import SEED, is_draw_of_seed, is_right  # noqa: F401  (the same check)
 from bench.providers import Missing, Provider, floor
 from bench.rows import MIXED, MIXED_KINDS
 
@@ -13,7 +13,7 @@ DISTRIBUTIONS = (MIXED,)
 
 
 def _at_once(logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    return autodeco_ext.sample(logits, t, p, seed=0)
+    return autodeco_ext.sample(logits, t, p, seed=SEED)
 
 
 def _kind_by_kind(logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
@@ -27,7 +27,7 @@ def _kind_by_kind(logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> tor
 
 def providers(device: str) -> dict[str, Provider | Missing]:
     return {
-        "autodeco_ext": Provider(_at_once),
+        "autodeco_ext": Provider(_at_once, is_draw_of_seed),
         "kind by kind": Provider(_kind_by_kind),
         "floor": floor.PROVIDER,
     }

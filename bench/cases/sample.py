@@ -1,11 +1,16 @@
-"""sample(logits, temperature, top_p)."""
+"""sample(logits, temperature, top_p).
+
+Peers draw with random numbers of their own, so of them a token in the nucleus is asked; of ours,
+the token that its seed stands for.
+"""
 
 from __future__ import annotations
 
 import torch
 
 import autodeco_ext
-from bench.cases.kept_bounds import kept_bounds, tokens_are_kept
+from autodeco_ext import reference
+from bench.cases.kept_bounds import SLACK, kept_bounds, tokens_are_kept
 from bench.providers import (
     Missing,
     Provider,
@@ -17,10 +22,15 @@ from bench.providers import (
 )
 from bench.rows import DISTRIBUTIONS  # noqa: F401  (all, the mixed one too)
 
+SEED = 0
+_ROWS_AT_ONCE = 32  # float64 copies and a sort of all rows would need many times their memory
+
 
 def providers(device: str) -> dict[str, Provider | Missing]:
     ours = {
-        "autodeco_ext": Provider(lambda logits, t, p: autodeco_ext.sample(logits, t, p, seed=0)),
+        "autodeco_ext": Provider(
+            lambda logits, t, p: autodeco_ext.sample(logits, t, p, seed=SEED), is_draw_of_seed
+        ),
         "floor": floor.PROVIDER,
     }
     dividing = {
@@ -51,3 +61,23 @@ def is_right(tokens: torch.Tensor, logits: torch.Tensor, t: torch.Tensor, p: tor
     """Every token lies in the nucleus, with room for rounding at the cut."""
     _, may_be_kept = kept_bounds(logits, t, p)
     return tokens_are_kept(tokens, may_be_kept)
+
+
+def is_draw_of_seed(
+    tokens: torch.Tensor, logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor
+) -> bool:
+    """Every token is the one at which the running probability of the nucleus, in float64, passes
+    the uniform number of (SEED, row), with room for rounding at the cut and in the sum."""
+    if not is_right(tokens, logits, t, p):
+        return False
+    offsets = torch.arange(len(tokens), device=tokens.device)
+    uniform = reference.philox_uniform(SEED, offsets)
+    parts = (x.split(_ROWS_AT_ONCE) for x in (tokens, uniform, logits, t, p))
+    for drawn, number, *rows in zip(*parts, strict=True):
+        probs = reference.sampling_distribution(*rows)
+        drawn = drawn.long()[:, None]
+        upto = probs.cumsum(-1).gather(-1, drawn)[:, 0]
+        before = upto - probs.gather(-1, drawn)[:, 0]
+        if not bool(((before - SLACK <= number) & (number <= upto + SLACK)).all()):
+            return False
+    return True

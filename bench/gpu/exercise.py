@@ -63,7 +63,8 @@ def _rows(
     """logits, T, P; one to three rows, every other time not aligned."""
     rows = 1 + number % 3
     logits = batches(distribution, 1, rows, vocab + 1, DTYPES[dtype], device)[0]
-    return logits[:, number % 2 :][:, :vocab], *parameters(distribution, rows, device)
+    temperature, top_p = parameters(distribution, 1, rows, device)
+    return logits[:, number % 2 :][:, :vocab], temperature[0], top_p[0]
 
 
 def samples_are_right(logits: Tensor, temperature: Tensor, top_p: Tensor, number: int) -> bool:
