@@ -235,6 +235,8 @@ def item_count(op: str, value: object, device: torch.device) -> torch.Tensor:
             raise ValueError(
                 f"autodeco_ext.{op}: {name} must have one element, got {value.numel()}"
             )
+        if value.is_meta and device.type != "meta":
+            raise ValueError(f"autodeco_ext.{op}: {name} must hold a value, got a meta tensor")
         items = value.detach().reshape(()).to(device, torch.float32)
     elif torch.compiler.is_compiling():  # see _scalar
         items = torch.ones((), device=device) * value
@@ -359,8 +361,10 @@ def draw_seeds(op: str, logits: torch.Tensor, generator: torch.Generator | None)
         raise ValueError(
             f"autodeco_ext.{op}: generator must be on {logits.device}, got {generator.device}"
         )
+    # torch's overload with a generator, also one that is None, takes no dynamic shapes.
+    given = {} if generator is None else {"generator": generator}
     return torch.randint(
-        -_INT64_MAX - 1, _INT64_MAX, logits.shape[:-1], generator=generator, device=logits.device
+        -_INT64_MAX - 1, _INT64_MAX, logits.shape[:-1], device=logits.device, **given
     )
 
 

@@ -78,7 +78,8 @@ def linear_autodeco_loss(
             with fewer chunks than another calls the module with a row of zeros for each it lacks;
             their number is agreed on first and read on the host. Where a rank raises, the others
             wait for it: unshard the module first where that matters, or to gather once.
-        heads: AutoDecoHeads of that hidden size, with whole parameters: under FSDP, wrap the model
+        heads: AutoDecoHeads of that hidden size; without a top-p head there is no top-p loss, and
+            T is trained alone. With whole parameters: under FSDP, wrap the model
             that owns them (FSDP1 with use_orig_params) and call this inside its forward. Their
             gradients are as released: the features and the T that enters the top-p head are
             constants.
@@ -181,8 +182,17 @@ def linear_autodeco_loss(
     if reduction == "none":
         losses = losses.new_zeros(2, len(labels)).index_copy(1, rows, losses).reshape(2, *shape)
     if items is None:
-        return reduced(losses, counted, reduction)
-    return AutoDecoLoss(*(part / items for part in reduced(losses, counted, "sum")))
+        return losses_of_heads(heads, reduced(losses, counted, reduction))
+    sums = losses_of_heads(heads, reduced(losses, counted, "sum"))
+    return AutoDecoLoss(*(part / items for part in sums))
+
+
+def losses_of_heads(heads: AutoDecoHeads, losses: AutoDecoLoss) -> AutoDecoLoss:
+    """Without a top-p head there is no top-p loss: at P = 1 it is the cross entropy once more."""
+    if heads.top_p_head is not None:
+        return losses
+    of_temperature = losses.temperature_loss
+    return AutoDecoLoss(of_temperature, of_temperature, torch.zeros_like(of_temperature))
 
 
 def _check_hidden_states(hidden_states: Tensor, heads: AutoDecoHeads) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -32,6 +34,11 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def _system_value(name: str) -> int:
+    """os.sysconf, 0 where this system does not know the name."""
+    return os.sysconf(name) if name in getattr(os, "sysconf_names", {}) else 0
+
+
 def commit() -> str:
     """The commit, «-dirty» if the checkout differs from it, or «unknown» outside a repository.
 
@@ -49,6 +56,13 @@ def machine() -> dict[str, str | int]:
         "processor": _processor(),
         "isa": autodeco_ext.cpu_isa(),
         "threads": torch.get_num_threads(),
+        "cores": os.cpu_count() or 0,
+        "last_level_cache_bytes": _system_value("SC_LEVEL3_CACHE_SIZE"),
+        "memory_bytes": _system_value("SC_PAGE_SIZE") * _system_value("SC_PHYS_PAGES"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "compiler": str(autodeco_ext.build_info()["compiler"]),
+        "python": platform.python_version(),
+        "transformers": metadata.version("transformers"),
         "torch": torch.__version__,
         "autodeco_ext": autodeco_ext.__version__,
         "commit": commit(),

@@ -59,13 +59,9 @@ def write_threads(paths: list[Path], folder: Path) -> Path:
 
 def caption(facts: dict) -> str:
     """What a number must be quoted with, in one line."""
-    names = {"processor": "", "gpu": "", "isa": "", "threads": "threads ", "l2_bytes": None}
-    words = {"multiprocessors": None, "autodeco_ext": None, **names}
-    return ", ".join(
-        f"{words.get(key, key + ' ')}{value}"
-        for key, value in facts.items()
-        if words.get(key, "") is not None
-    )
+    words = {name: f"{name} " for name in ("driver", "cuda", "architectures", "torch", "commit")}
+    words |= {"processor": "", "gpu": "", "isa": "", "threads": "threads "}
+    return ", ".join(f"{words[key]}{value}" for key, value in facts.items() if key in words)
 
 
 def _fault(path: Path) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import autodeco_ext
+from autodeco_ext import AutoDecoConfig, AutoDecoHeads
 
 OPS = torch.ops.autodeco_ext
 CHECKS = (
@@ -106,6 +107,23 @@ def test_a_compiled_draw_without_a_seed_is_fresh_each_time(device: torch.device)
     compiled = torch.compile(lambda x: autodeco_ext.sample(x), fullgraph=True)
     uniform = torch.zeros(4, 1000, device=device)
     assert not torch.equal(compiled(uniform), compiled(uniform))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [None, 3])
+def test_one_compiled_graph_serves_every_batch_size(device: torch.device, seed: int | None) -> None:
+    heads = AutoDecoHeads(AutoDecoConfig(hidden_size=8)).to(device)
+
+    def step(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        drawn = autodeco_ext.sample(x, 0.8, 0.9, seed=seed)
+        return drawn, autodeco_ext.decode_step(x[:, :8], x, heads, seed=seed).tokens
+
+    compiled = torch.compile(step, fullgraph=True)
+    for rows in (3, 5, 9):
+        logits = torch.randn(rows, 40, device=device)
+        logits[:, 7] = 60.0  # without a seed, too, there is one token to draw
+        expected = step(logits)
+        assert all(map(torch.equal, compiled(logits), expected))
 
 
 @pytest.mark.slow

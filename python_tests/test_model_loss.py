@@ -6,9 +6,9 @@ import re
 
 import pytest
 import torch
-from tiny_models import IDS, tiny_autodeco
+from tiny_models import IDS, tiny_autodeco, tiny_base
 
-from autodeco_ext import reference
+from autodeco_ext import AutoDecoModelForCausalLM, reference
 
 
 @pytest.fixture(scope="module", params=["evaluation", "training"])
@@ -45,6 +45,17 @@ def test_labels_give_the_released_loss_of_shifted_labels(model):
     torch.testing.assert_close(loss_of(model, IDS, labels), expected_loss(model, labels, "mean"))
 
 
+def test_without_a_top_p_head_the_temperature_loss_is_all(model):
+    only_temperature = AutoDecoModelForCausalLM.from_base(tiny_base(), enable_top_p_head=False)
+    only_temperature.heads.train(model.heads.training)
+    output = only_temperature(IDS)
+    predicted = output.logits.detach(), output.temperature, output.top_p
+    shifted = torch.cat([IDS[:, 1:], torch.full((2, 1), -100)], dim=1)
+    torch.manual_seed(11)
+    parts = reference.autodeco_loss(*predicted, shifted, drop_uniform=torch.rand(2, 5))
+    torch.testing.assert_close(loss_of(only_temperature, IDS, IDS), parts.temperature_loss)
+
+
 def test_num_items_in_batch_is_the_denominator_so_accumulation_adds_up(model):
     total = expected_loss(model, IDS, "sum")
     for items in (7, torch.tensor(7), torch.tensor([7.0], dtype=torch.float64)):
@@ -65,6 +76,7 @@ def test_no_items_at_all_are_a_zero_not_nan(model, items):
         (float("nan"), ValueError, "must be a number, got nan"),
         ("7", TypeError, "must be a number or a tensor, got str"),
         (torch.tensor([3, 4]), ValueError, "must have one element, got 2"),
+        (torch.tensor(3, device="meta"), ValueError, "must hold a value, got a meta tensor"),
         (torch.tensor(True), TypeError, "must be real numbers, got torch.bool"),
     ],
 )
@@ -123,6 +135,12 @@ def test_a_batch_without_labels_gives_a_differentiable_zero(model):
     loss = model(IDS, labels=torch.full_like(IDS, -100)).loss
     loss.backward()
     assert loss.item() == 0
+
+
+def test_labels_that_are_already_shifted_are_refused(model):
+    text = r"shift_labels must be None \(forward shifts labels itself\), got a Tensor"
+    with pytest.raises(ValueError, match=text):
+        model(IDS, labels=IDS, shift_labels=IDS)
 
 
 def test_labels_of_another_length_are_an_error(model):

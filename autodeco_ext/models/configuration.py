@@ -70,7 +70,7 @@ class AutoDecoConfig(PretrainedConfig):
         base_model_name_or_path: where a heads-only checkpoint finds its base model.
         base_model_type: the base's own model_type, such as "llama".
         enable_temperature_head, enable_top_p_head: a head that is off predicts 1 and has no
-            weights.
+            weights. Without the top-p head the training loss is the temperature loss alone.
         use_enhanced_features: the top-p head reads [h, T, four statistics], else [h, T].
         temperature_hidden_size, top_p_hidden_size: width of the hidden layer, >= 1.
         base_architectures: the base configuration's own ``architectures``.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from transformers.utils import ModelOutput
 
 from autodeco_ext._arguments import item_count
-from autodeco_ext.linear_loss import DEFAULT_CHUNK_BYTES, linear_autodeco_loss
+from autodeco_ext.linear_loss import DEFAULT_CHUNK_BYTES, linear_autodeco_loss, losses_of_heads
 from autodeco_ext.losses import autodeco_loss
 from autodeco_ext.models.heads import HeadOutput
 from autodeco_ext.models.lm_head_input import (
@@ -23,6 +23,7 @@ from autodeco_ext.models.lm_head_input import (
 )
 from autodeco_ext.models.logits_transform import check_logits_transform, logits_transform
 from autodeco_ext.models.outputs import with_loss_only, with_predictions
+from autodeco_ext.reference import AutoDecoLoss
 
 _OP = "AutoDecoModelForCausalLM.forward"
 
@@ -44,6 +45,11 @@ class HeadsForwardMixin:
     ) -> ModelOutput | tuple:
         if return_dict is None:
             return_dict = getattr(self.config, "return_dict", True)
+        if arguments.pop("shift_labels", None) is not None:  # Trainer's, for sequence parallelism
+            raise ValueError(
+                f"autodeco_ext.{_OP}: shift_labels must be None (forward shifts labels itself),"
+                " got a Tensor"
+            )
         if skip_logits is None:
             skip_logits = labels is not None and self.heads.training
         if labels is not None:
@@ -71,7 +77,8 @@ class HeadsForwardMixin:
         loss = None
         if labels is not None:
             with places:
-                loss = _loss_of_logits(outputs.logits.detach(), predicted, targets, items)
+                losses = _losses_of_logits(outputs.logits.detach(), predicted, targets, items)
+                loss = losses_of_heads(self.heads, losses).loss
         outputs = with_predictions(outputs, predicted.temperature, predicted.top_p, loss)
         return outputs if return_dict else outputs.to_tuple()
 
@@ -177,12 +184,13 @@ def _rows_placed(labels: torch.Tensor, logits_to_keep: int | torch.Tensor) -> It
         raise ValueError(f"autodeco_ext.{_OP}: {found[1]} in {where}") from None
 
 
-def _loss_of_logits(
+def _losses_of_logits(
     logits: torch.Tensor,
     predicted: HeadOutput,
     targets: torch.Tensor,
     items: torch.Tensor | None,
-) -> torch.Tensor:
+) -> AutoDecoLoss:
     if items is None:
-        return autodeco_loss(logits, *predicted, targets).loss
-    return autodeco_loss(logits, *predicted, targets, reduction="sum").loss / items
+        return autodeco_loss(logits, *predicted, targets)
+    sums = autodeco_loss(logits, *predicted, targets, reduction="sum")
+    return AutoDecoLoss(*(part / items for part in sums))

@@ -1,4 +1,4 @@
-"""The floor: one read for the maximum (CUDA), one more for the sum of exponentials (CPU)."""
+"""The floor: one read, for the maximum (CUDA), or it and the sum of exponentials (CPU)."""
 
 from __future__ import annotations
 
