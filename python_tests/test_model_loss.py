@@ -160,3 +160,17 @@ def test_a_label_that_is_no_column_is_named_by_its_place(model, kwargs, position
     )
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         model(IDS, labels=labels, **kwargs)
+
+
+@pytest.mark.parametrize(("kwargs", "position"), [({}, 0), ({"logits_to_keep": 2}, 3)])
+def test_an_invalid_row_is_named_by_its_place(model, kwargs, position):
+    """In evaluation, and without labels, the heads find it; in training the loss does."""
+    embeddings = model.get_input_embeddings()(IDS).detach()
+    embeddings[1] = torch.nan
+    text = (
+        "autodeco_ext.AutoDecoModelForCausalLM.forward: logits must not contain NaN, got NaN in"
+        f" sequence 1, position {position}"
+    )
+    for labels in (IDS, None):
+        with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+            model(inputs_embeds=embeddings, labels=labels, **kwargs)

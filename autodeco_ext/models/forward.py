@@ -58,7 +58,6 @@ class HeadsForwardMixin:
                 outputs, hidden_states = self._run_base(arguments, one_row=skip_logits)
             logits_to_keep = arguments.get("logits_to_keep", 0)
             targets = _targets(labels, logits_to_keep, hidden_states)
-            places = _rows_placed(labels, logits_to_keep)
             items = None  # checked here for both ways to the loss
             if num_items_in_batch is not None:
                 items = item_count(_OP, num_items_in_batch, hidden_states.device)
@@ -69,14 +68,14 @@ class HeadsForwardMixin:
         else:
             outputs, hidden_states = self._run_base(arguments)
         if skip_logits:
-            with places:
+            with _rows_placed(arguments):
                 loss = self._loss_of_hidden_states(hidden_states, outputs, targets, items)
             outputs = with_loss_only(outputs, loss)
             return outputs if return_dict else outputs.to_tuple()
-        predicted = self.heads(hidden_states.detach(), outputs.logits.detach())
         loss = None
-        if labels is not None:
-            with places:
+        with _rows_placed(arguments):
+            predicted = self.heads(hidden_states.detach(), outputs.logits.detach())
+            if labels is not None:
                 losses = _losses_of_logits(outputs.logits.detach(), predicted, targets, items)
                 loss = losses_of_heads(self.heads, losses).loss
         outputs = with_predictions(outputs, predicted.temperature, predicted.top_p, loss)
@@ -136,10 +135,7 @@ class HeadsForwardMixin:
         wanted = arguments.pop("output_hidden_states", None)
         kept = kept_positions(arguments.get("logits_to_keep", 0))
         if one_row:
-            given = arguments.get("input_ids")
-            given = arguments["inputs_embeds"] if given is None else given
-            positions = torch.arange(given.shape[1], device=given.device)
-            arguments["logits_to_keep"] = positions[kept][-1:]
+            arguments["logits_to_keep"] = _kept_columns(arguments)[-1:]
         outputs = forward(self, **arguments, output_hidden_states=True, return_dict=True)
         hidden_states = outputs.hidden_states[-1][:, kept]
         if not wanted:
@@ -165,17 +161,24 @@ def _targets(
     return targets
 
 
+def _kept_columns(arguments: dict[str, Any]) -> torch.Tensor:
+    """[positions]: the columns of forward's input that logits are returned for."""
+    given = arguments.get("input_ids")
+    given = arguments["inputs_embeds"] if given is None else given
+    columns = torch.arange(given.shape[1], device=given.device)
+    return columns[kept_positions(arguments.get("logits_to_keep", 0))]
+
+
 @contextlib.contextmanager
-def _rows_placed(labels: torch.Tensor, logits_to_keep: int | torch.Tensor) -> Iterator[None]:
-    """Gives errors of the losses this op's name, and places in the caller's tensors for rows."""
+def _rows_placed(arguments: dict[str, Any]) -> Iterator[None]:
+    """Gives errors of heads and losses this op's name, and places in forward's input for rows."""
     try:
         yield
     except ValueError as error:
         found = re.fullmatch(r"autodeco_ext\.\w+: (.*) in row (\d+)", str(error))
         if found is None:
             raise
-        columns = torch.arange(labels.shape[1], device=labels.device)
-        positions = columns[kept_positions(logits_to_keep)].tolist()
+        positions = _kept_columns(arguments).tolist()
         sequence, place = divmod(int(found[2]), len(positions))
         position = positions[place]
         where = f"sequence {sequence}, position {position}"
