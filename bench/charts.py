@@ -27,6 +27,7 @@ from bench.summary import median
 # Without grey, which is the floor's; more providers than colors take them again, in another dash.
 _COLORS = [color for i, color in enumerate(pyplot.get_cmap("tab10").colors) if i != 7]
 _DASHES = ("-", "-.", ":")
+_MARKERS = ("o", "s", "^")
 _HATCHES = ("", "//", "..")
 _GOAL_VOCAB = 151936
 _GOAL_ROWS = {"cpu": 1, "gpu": 64}
@@ -57,7 +58,8 @@ class Panels:
         if provider == OURS:
             return {"color": "black", "linewidth": 2.5, "marker": "o", "zorder": 5}
         if provider == FLOOR:
-            return {"color": "grey", "linestyle": "--", "marker": "."}
+            # On top, because it may have the very points of ours.
+            return {"color": "grey", "linestyle": "--", "marker": ".", "zorder": 6}
         again, color = divmod(self._place(provider), len(_COLORS))
         return {"color": _COLORS[color], "linestyle": _DASHES[again], "marker": "."}
 
@@ -93,9 +95,9 @@ def _timed(records: list[dict], **fixed: object) -> list[dict]:
 
 
 def _usual(records: list[dict], key: str, preferred: object) -> Any:
-    """The preferred value if any record has it, or else the one that most have."""
+    """The preferred value if any record has it, or else the one that most have, the largest."""
     counts = Counter(record[key] for record in records)
-    return preferred if preferred in counts else counts.most_common(1)[0][0]
+    return preferred if preferred in counts else max(counts, key=lambda one: (counts[one], one))
 
 
 def _of_one_distribution(result: dict) -> tuple[list[dict], str]:
@@ -129,6 +131,17 @@ def _lines(
         panels.axes[op].plot(*zip(*points, strict=True), label=provider, **panels.style(provider))
 
 
+def _vocab_axis(axes: Axes, records: list[dict]) -> None:
+    axes.set_xlabel("vocabulary, thousands")
+    _ticks(axes.xaxis, (r["vocab"] for r in records), lambda value: f"{value / 1000:.0f}")
+
+
+def _rows_axis(axes: Axes, records: list[dict]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("rows of a call")
+    _ticks(axes.xaxis, (r["rows"] for r in records), lambda value: f"{value:g}")
+
+
 def _usual_rows(result: dict, records: list[dict]) -> int:
     return _usual(records, "rows", _GOAL_ROWS["gpu" if "gpu" in result["machine"] else "cpu"])
 
@@ -146,8 +159,7 @@ def latency(result: dict, panels: Panels, caption: str) -> Figure:
         records = _timed(chosen, op=op, dtype=dtype, rows=rows)
         _lines(panels, op, records, "vocab", median)
         axes.set_title(op)
-        axes.set_xlabel("vocabulary, thousands")
-        _ticks(axes.xaxis, (r["vocab"] for r in records), lambda value: f"{value / 1000:.0f}")
+        _vocab_axis(axes, records)
         _log_scale(axes, "microseconds a call")
     return panels.finish(f"Time of a call: {_rows(rows)}, {dtype}, {distribution}", caption)
 
@@ -161,9 +173,7 @@ def scaling(result: dict, panels: Panels, caption: str) -> Figure:
         records = _timed(chosen, op=op, dtype=dtype, vocab=vocab)
         _lines(panels, op, records, "rows", lambda record: median(record) / record["rows"])
         axes.set_title(op)
-        axes.set_xscale("log", base=2)
-        axes.set_xlabel("rows of a call")
-        _ticks(axes.xaxis, (r["rows"] for r in records), lambda value: f"{value:g}")
+        _rows_axis(axes, records)
         _log_scale(axes, "microseconds a row")
     return panels.finish(f"Time of a row: V = {vocab}, {dtype}, {distribution}", caption)
 
@@ -179,38 +189,37 @@ def memory(result: dict, panels: Panels, caption: str) -> Figure:
         # Less than what can be measured would have no place on the scale.
         _lines(panels, op, records, "rows", lambda record: max(record["extra_bytes"] / 1e6, 0.1))
         axes.set_title(op)
-        axes.set_xscale("log", base=2)
-        axes.set_xlabel("rows of a call")
-        _ticks(axes.xaxis, (r["rows"] for r in records), lambda value: f"{value:g}")
+        _rows_axis(axes, records)
         _log_scale(axes, "megabytes, 0.1 or more")
     return panels.finish(f"Memory of a call: V = {vocab}, {dtype}, {distribution}", caption)
 
 
 def speed_up(result: dict, panels: Panels, caption: str) -> Figure:
-    """How many times as long as ours every other provider takes, by distribution."""
+    """How many times as long as ours every other provider takes.
+
+    By distribution at one dtype or, where there is one distribution alone, by dtype.
+    """
     records = [r for r in _timed(result["records"]) if "ratio_to_autodeco_ext" in r]
-    dtype = _usual_dtype(result, records)
-    vocab = _usual(records, "vocab", _GOAL_VOCAB)
-    rows = _usual_rows(result, records)
+    by_dtype = len({r["distribution"] for r in records}) == 1
+    by = "dtype" if by_dtype else "distribution"
+    fixed = {"vocab": _usual(records, "vocab", _GOAL_VOCAB), "rows": _usual_rows(result, records)}
+    if not by_dtype:
+        fixed["dtype"] = _usual_dtype(result, records)
     for op, axes in panels.axes.items():
         chosen = [
             record
-            for record in _timed(records, op=op, dtype=dtype, vocab=vocab, rows=rows)
+            for record in _timed(records, op=op, **fixed)
             if record["provider"] not in (OURS, FLOOR)
         ]
         providers = list(dict.fromkeys(r["provider"] for r in chosen))
         # Also one without a bar, because every peer failed: the panels have the same places.
-        distributions = list(dict.fromkeys(r["distribution"] for r in _timed(records, op=op)))
+        places = list(dict.fromkeys(r[by] for r in _timed(records, op=op)))
         width = min(0.3, 0.8 / max(len(providers), 1))
         for index, provider in enumerate(providers):
-            bars = {
-                r["distribution"]: r["ratio_to_autodeco_ext"]
-                for r in chosen
-                if r["provider"] == provider
-            }
+            bars = {r[by]: r["ratio_to_autodeco_ext"] for r in chosen if r["provider"] == provider}
             offset = (index + 0.5 - len(providers) / 2) * width
             drawn = axes.bar(
-                [distributions.index(name) + offset for name in bars],
+                [places.index(name) + offset for name in bars],
                 [ratio - 1 for ratio in bars.values()],
                 width,
                 bottom=1,  # up is slower than ours, down is faster
@@ -218,15 +227,18 @@ def speed_up(result: dict, panels: Panels, caption: str) -> Figure:
                 **panels.bar_style(provider),
             )
             texts = [_short(ratio) for ratio in bars.values()]
-            axes.bar_label(drawn, texts, fontsize=6, rotation=90, padding=2)
+            size = 6 if len(providers) > 3 else 8  # as wide as the bar, about
+            axes.bar_label(drawn, texts, fontsize=size, rotation=90, padding=2)
         axes.axhline(1, color="black", linewidth=1)
         axes.margins(y=0.2)  # room for the numbers
         _log_scale(axes, "time over that of autodeco_ext", " x")
-        axes.set_xticks(range(len(distributions)), distributions)
-        axes.set_xlim(-0.5, len(distributions) - 0.5)
+        axes.set_xticks(range(len(places)), places, fontsize=8)  # six need the room
+        axes.set_xlim(-0.5, len(places) - 0.5)
         axes.set_title(op)
         axes.grid(visible=False, axis="x")
-    return panels.finish(f"Speed-up: {_rows(rows)}, V = {vocab}, {dtype}", caption)
+    one = records[0]["distribution"] if by_dtype else fixed["dtype"]
+    title = f"Speed-up: {_rows(fixed['rows'])}, V = {fixed['vocab']}, {one}"
+    return panels.finish(title, caption)
 
 
 def _rows(count: int) -> str:
@@ -234,7 +246,7 @@ def _rows(count: int) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
+    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
 
 
 def floor_fraction(result: dict, panels: Panels, caption: str) -> Figure:
@@ -254,46 +266,49 @@ def floor_fraction(result: dict, panels: Panels, caption: str) -> Figure:
                 *zip(*points, strict=True), label=distribution, marker="o", color=_COLORS[index]
             )
         axes.set_title(op)
-        axes.set_xscale("log", base=2)
-        axes.set_xlabel("rows of a call")
-        _ticks(axes.xaxis, (r["rows"] for r in records), lambda value: f"{value:g}")
-        axes.set_ylim(bottom=0)
+        _rows_axis(axes, records)
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
         axes.set_ylabel("percent of the floor's speed")
         axes.grid(alpha=0.3)
     return panels.finish(f"autodeco_ext and the floor: V = {vocab}, {dtype}", caption)
 
 
 def dtypes(result: dict, panels: Panels, caption: str) -> Figure:
-    """Time of ours with the other dtypes over that with float32; a line per distribution."""
+    """Time of ours with the other dtypes over that with float32, by vocabulary or by rows.
+
+    A line per distribution.
+    """
     ours = _timed(result["records"], provider=OURS)
-    rows = _usual_rows(result, ours)
+    by_vocab = len({r["vocab"] for r in ours}) > 1
+    key, fixed = ("vocab", "rows") if by_vocab else ("rows", "vocab")
+    value = _usual_rows(result, ours) if by_vocab else ours[0]["vocab"]
     for op, axes in panels.axes.items():
-        records = _timed(ours, op=op, rows=rows)
-        times = {(r["dtype"], r["distribution"], r["vocab"]): median(r) for r in records}
+        records = _timed(ours, op=op, **{fixed: value})
+        times = {(r["dtype"], r["distribution"], r[key]): median(r) for r in records}
         distributions = list(dict.fromkeys(r["distribution"] for r in records))
         others = [d for d in dict.fromkeys(r["dtype"] for r in records) if d != "float32"]
         for dtype in others:
             for index, distribution in enumerate(distributions):
                 points = sorted(
-                    (vocab, time / times["float32", distribution, vocab])
-                    for (name, of, vocab), time in times.items()
-                    if (name, of) == (dtype, distribution)
+                    (x, time / times["float32", distribution, x])
+                    for (name, of, x), time in times.items()
+                    if (name, of) == (dtype, distribution) and ("float32", of, x) in times
                 )
                 axes.plot(
                     *zip(*points, strict=True),
                     label=f"{dtype}, {distribution}",
-                    marker="o",
+                    marker=_MARKERS[others.index(dtype)],
                     color=_COLORS[index],
                     linestyle=_DASHES[others.index(dtype)],
                 )
         axes.axhline(1, color="black", linewidth=1)
         axes.set_title(op)
-        axes.set_xlabel("vocabulary, thousands")
-        _ticks(axes.xaxis, (r["vocab"] for r in records), lambda value: f"{value / 1000:.0f}")
-        axes.set_ylim(bottom=0)
+        (_vocab_axis if by_vocab else _rows_axis)(axes, records)
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
         axes.set_ylabel("time over that with float32")
         axes.grid(alpha=0.3)
-    return panels.finish(f"autodeco_ext by dtype: {_rows(rows)}", caption)
+    where = _rows(value) if by_vocab else f"V = {value}"
+    return panels.finish(f"autodeco_ext by dtype: {where}", caption)
 
 
 def threads(results: list[dict], panels: Panels, caption: str) -> Figure:

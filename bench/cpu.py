@@ -16,7 +16,7 @@ import torch
 
 from bench import cases
 from bench.machine import machine
-from bench.options import add_case_options, shapes
+from bench.options import add_case_options, coverage, shapes
 from bench.runner import run_on_cpu
 from bench.summary import failed, line, with_ratios
 
@@ -44,10 +44,15 @@ def main(arguments: list[str]) -> int:
     wanted = shapes(parser(), options)
     if options.threads < 1:
         parser().error("--threads must be positive")
+    known = {name for op in options.op for name in cases.case(op).providers("cpu")}
+    unknown = [name for name in options.provider if name not in known]
+    if unknown:
+        parser().error(f"--provider must be of {', '.join(sorted(known))}; got {unknown[0]!r}")
     torch.set_num_threads(options.threads)
     command = shlex.join(["python", "-m", "bench", "cpu", *arguments])
     result: dict = {"command": command, "machine": machine(), "records": []}
     print(", ".join(f"{key} {value}" for key, value in result["machine"].items()))
+    print(coverage(wanted), flush=True)
     start = time.monotonic()
     for number, shape in enumerate(wanted, start=1):
         records = with_ratios(list(run_on_cpu(shape, options.seconds, options.provider)))

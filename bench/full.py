@@ -4,7 +4,7 @@ python -m bench full                            # into bench/results
 python -m bench full --only cpu --output /tmp   # one part; charts of those that are there
 
 A part is a process and a result file of its own; each begins with the names of those still to come,
-which is what --only takes to go on after an interruption.
+which is what --only takes to go on after an interruption, and with the cases it covers.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ _SAMPLING = "--op sample filter_logits distribution_stats kept_indices decode_st
 _LOSS = "--op autodeco_loss"
 _LINEAR = "--distribution gaussian5 --op"
 _BOTH = "--dtype float32 bfloat16"
+_ALL = "--dtype float32 bfloat16 float16"
+_RELEASED = "--provider autodeco_ext floor released --seconds 0.3"
+_THREADS = f"cpu {_SAMPLING} {_OURS} --rows 1 8 64 --distribution peaked --threads"
 # Name of the result -> arguments of `python -m bench`. Peers are slow, and so they are timed where
 # a goal or a chart needs them; our own time is taken for more shapes.
 PARTS = {
@@ -29,14 +32,19 @@ PARTS = {
     "cpu": f"cpu {_SAMPLING} --rows 1 8 --seconds 0.5",
     "cpu-rows": f"cpu {_SAMPLING} --rows 1 8 64 --distribution peaked --seconds 0.3",
     "cpu-vocabularies": f"cpu {_SAMPLING} --rows 8 {_VOCABS} --distribution peaked --seconds 0.3",
-    "cpu-2-threads": f"cpu {_SAMPLING} {_OURS} --rows 1 8 64 --distribution peaked --threads 2",
+    "cpu-dtypes": f"cpu {_SAMPLING} --rows 8 --distribution peaked {_ALL} --seconds 0.3",
+    "cpu-1-thread": f"{_THREADS} 1",
+    "cpu-2-threads": f"{_THREADS} 2",
     "cpu-mixed": "cpu --op mixed_sample --rows 8 64 --seconds 1",
     "cpu-loss": f"cpu {_LOSS} --rows 1 8 --seconds 0.5",
-    "cpu-loss-64": f"cpu {_LOSS} --rows 64 --seconds 0.3 --provider autodeco_ext floor released",
+    "cpu-loss-64": f"cpu {_LOSS} --rows 64 {_RELEASED}",
+    "cpu-loss-dtypes": f"cpu {_LOSS} --rows 8 --vocab 32000 151936 262144 {_ALL} {_RELEASED}",
     "cpu-linear-loss": f"cpu {_LINEAR} linear_autodeco_loss --rows 16 64 256",
     "cpu-linear-loss-4096": f"cpu {_LINEAR} linear_autodeco_loss {_OURS} --rows 4096",
+    "cpu-linear-loss-dtypes": "cpu --op linear_autodeco_loss --rows 16 --vocab 32000 151936 "
+    f"{_ALL} {_RELEASED}",
     "cpu-head-training": f"cpu {_LINEAR} head_training_step --rows 256",
-    "cpu-grid": f"cpu {_SAMPLING} autodeco_loss {_OURS} --rows 8 {_VOCABS} {_BOTH}",
+    "cpu-grid": f"cpu {_SAMPLING} {_OURS} --rows 8 {_VOCABS} {_ALL}",
     "cpu-batches": f"cpu {_SAMPLING} autodeco_loss {_OURS} --rows 1 64 {_BOTH}",
 }
 # Results -> the charts that are drawn of them.
@@ -44,12 +52,15 @@ CHARTS = {
     ("cpu",): "speed-up floor",
     ("cpu-rows",): "rows memory",
     ("cpu-vocabularies",): "latency",
-    ("cpu-rows", "cpu-2-threads"): "threads",
+    ("cpu-dtypes",): "speed-up",
+    ("cpu-1-thread", "cpu-2-threads"): "threads",
     ("cpu-mixed",): "speed-up",
     ("cpu-loss",): "speed-up memory floor",
     ("cpu-loss-64",): "speed-up",
+    ("cpu-loss-dtypes",): "latency speed-up dtypes",
     ("cpu-linear-loss",): "rows memory speed-up",
     ("cpu-linear-loss-4096",): "rows",  # of which there is one: the table alone
+    ("cpu-linear-loss-dtypes",): "dtypes",
     ("cpu-head-training",): "speed-up",
     ("cpu-grid",): "latency dtypes",
     ("cpu-batches",): "floor dtypes",
@@ -69,9 +80,13 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench full",
         description=__doc__,
+        epilog="parts, and what each gives to python -m bench:\n"
+        + "\n".join(f"  {name}: {command}" for name, command in PARTS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help="some parts"
+    )
     parser.add_argument("--output", type=Path, default=Path("bench/results"), help="folder")
     options = parser.parse_args(arguments)
     paths = {name: options.output / f"{name}.json" for name in PARTS}

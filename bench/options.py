@@ -22,6 +22,15 @@ def add_case_options(
     )
 
 
+def coverage(wanted: list[Shape]) -> str:
+    """`6 cases: op sample; distribution peaked, gaussian; rows 1, 8, 64; ...`."""
+    values = (
+        f"{field} {', '.join(map(str, dict.fromkeys(getattr(shape, field) for shape in wanted)))}"
+        for field in Shape._fields
+    )
+    return f"{len(wanted)} case{'s' if len(wanted) > 1 else ''}: {'; '.join(values)}"
+
+
 def shapes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Shape]:
     """Every combination that the options name."""
     if min(*options.rows, *options.vocab) < 1 or options.seconds <= 0:

@@ -52,7 +52,11 @@ def write_threads(paths: list[Path], folder: Path) -> Path:
     """The scaling with threads, from results that differ in `--threads`."""
     charts = _charts()
     results = [json.loads(path.read_text()) for path in paths]
-    facts = {key: value for key, value in results[0]["machine"].items() if key != "threads"}
+    facts = {
+        key: " and ".join(dict.fromkeys(str(result["machine"].get(key)) for result in results))
+        for key in results[0]["machine"]
+        if key != "threads"
+    }
     figure = charts.threads(results, _panels(charts, results[0]), caption(facts))
     return _save(figure, folder / f"{paths[0].stem}-threads.png")
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
-from bench_records import SHAPE, record, use_small_base
+from bench_records import SHAPE, use_small_base
 
 import autodeco_ext
 from bench import __main__ as program
-from bench import cases, cpu, full, plot, runner, summary, table, timing
+from bench import cases, cpu, full, plot, runner, summary, timing
 from bench.cases import kept_bounds
 from bench.fetch_peers import Package, unpack
 from bench.gpu import STAGES
@@ -28,7 +28,7 @@ from bench.providers import (
     llama_cpp,
     vllm,
 )
-from bench.rows import DISTRIBUTIONS, parameters
+from bench.rows import DISTRIBUTIONS, DTYPES, parameters
 from bench.runner import FAIL, OK, Shape
 
 
@@ -311,86 +311,6 @@ def test_a_wrong_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-def small_result() -> dict:
-    peer = record("peer", 40.0, extra_bytes=12_300_000, errors={"loss": 1e-7, "gradient": 2e-5})
-    records = [record(cases.OURS, 10.0), record(cases.FLOOR, 5.0), peer]
-    records += [record(cases.OURS, 30.0, SHAPE._replace(rows=8, vocab=900))]
-    records += [{**record("wrong", None), "check": FAIL}]
-    records += [{**record("absent", None), "check": NOT_FETCHED}]
-    machine = {"gpu": "a GPU", "torch": "2.11", "threads": 1, "commit": "abc"}
-    return {"command": "a command", "machine": machine, "records": summary.with_ratios(records)}
-
-
-def test_ratios_follow_from_the_times_of_one_case() -> None:
-    ours, floor_record, peer, *_ = small_result()["records"]
-    assert peer["ratio_to_autodeco_ext"] == 4.0
-    assert (ours["fraction_of_floor"], floor_record["fraction_of_floor"]) == (0.5, 1.0)
-    assert ours["gigabytes_per_second"] == pytest.approx(3 * 500 * 4 / 10e-6 / 1e9)
-
-
-def test_the_table_has_times_ratios_failures_and_missing_peers() -> None:
-    text = table.markdown(small_result())
-    head = "| rows | V | dtype | distribution | GB/s | of floor | autodeco_ext | floor | peer |"
-    assert head in text
-    assert "| **10.0 us** (9.0 us to 11.0 us) | 5.0 us (0.5 x) |" in text
-    assert "| 40.0 us (4.0 x), 12.3 MB, error 2e-05 |" in text
-    assert summary.line(small_result()["records"][2]).endswith("    12.3 MB error 2e-05")
-    assert f"| {FAIL} | {NOT_FETCHED} |" in text
-    assert "a GPU" in text and "commit abc" in text
-
-
-def test_a_duration_has_the_unit_that_keeps_it_short() -> None:
-    found = [
-        table.duration(microseconds) for microseconds in (12.34, 999.94, 45_678.0, 5_041_752.0)
-    ]
-    assert found == ["12.3 us", "999.9 us", "45.68 ms", "5.04 s"]
-
-
-def test_charts_are_written(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="the charts need matplotlib: pip install '.[bench]'")
-    one, two = small_result(), small_result()
-    two["machine"]["threads"] = 2
-    for name, result in (("one", one), ("two", two)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(result))
-    one, two = str(tmp_path / "one.json"), str(tmp_path / "two.json")
-    output = ["--output", str(tmp_path / "out")]
-    assert program.main(["plot", one, *output]) == 0
-    assert program.main(["plot", one, two, *output, "--chart", "threads"]) == 0
-    written = {path.name for path in (tmp_path / "out").iterdir()}
-    names = ("latency", "rows", "memory", "speed-up", "floor", "threads")
-    charts = {f"one-{name}.png" for name in names}
-    assert {"one.md", *charts} <= written
-    for chart in charts:
-        assert (tmp_path / "out" / chart).read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_chart_can_be_chosen(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="the charts need matplotlib: pip install '.[bench]'")
-    records = [
-        record(cases.OURS, 5.0, SHAPE._replace(dtype=dtype, vocab=vocab))
-        for dtype in ("float32", "bfloat16")
-        for vocab in (500, 900)
-    ]
-    result = {**small_result(), "records": summary.with_ratios(records)}
-    (tmp_path / "one.json").write_text(json.dumps(result))
-    # No peer was timed, so that there is no speed-up to draw.
-    assert program.main(["plot", str(tmp_path / "one.json"), "--chart", "dtypes", "speed-up"]) == 0
-    written = sorted(path.name for path in tmp_path.iterdir())
-    assert written == ["one-dtypes.png", "one.json", "one.md"]
-
-
-def test_no_provider_looks_like_another_or_the_floor() -> None:
-    pytest.importorskip("matplotlib", reason="the charts need matplotlib: pip install '.[bench]'")
-    from bench.charts import Panels
-
-    names = [cases.OURS, cases.FLOOR, *(f"peer {i}" for i in range(20))]
-    panels = Panels(["sample"], names)
-    lines = {(str(s["color"]), s.get("linestyle", "-")) for s in map(panels.style, names)}
-    bars = {(s["color"], s["hatch"]) for s in map(panels.bar_style, names[2:])}
-    assert (len(lines), len(bars)) == (len(names), len(names) - 2)
-    assert all(len(set(color)) > 1 for color, _ in bars), "a grey peer"
-
-
 def test_the_full_run_is_made_of_commands_that_parse(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -416,6 +336,18 @@ def test_the_full_run_is_made_of_commands_that_parse(
     assert {str(tmp_path / f"{name}.json") for name in full.PARTS if name != "calls"} <= drawn
 
 
+def test_the_full_run_covers_every_dtype_and_vocabulary_of_the_losses_too() -> None:
+    covered: dict[str, set[tuple[str, int]]] = {}
+    for command in full.PARTS.values():
+        name, *arguments = command.split()
+        if name == "cpu":
+            for shape in shapes(cpu.parser(), cpu.parser().parse_args(arguments)):
+                covered.setdefault(shape.op, set()).add((shape.dtype, shape.vocab))
+    for op in ("sample", "filter_logits", "distribution_stats", "kept_indices", "autodeco_loss"):
+        assert covered[op] >= set(itertools.product(DTYPES, (32000, 151936, 262144))), op
+    assert covered["linear_autodeco_loss"] >= set(itertools.product(DTYPES, (32000, 151936)))
+
+
 def test_a_full_run_says_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -426,19 +358,27 @@ def test_a_full_run_says_how_far_it_is(
     assert second == "part 2 of 2, 0.0 minutes so far: cpu"
 
 
-def test_a_result_that_is_not_there_is_a_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--rows", "0"], "--rows, --vocab and --seconds must be positive"),
+        (
+            ["--op", "mixed_sample", "--provider", "floor", "hf"],
+            "--provider must be of autodeco_ext, floor, kind by kind; got 'hf'",
+        ),
+    ],
+)
+def test_options_that_nothing_answers_to_are_refused(
+    options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert program.main(["plot", str(tmp_path / "none.json")]) == 2
-    assert capsys.readouterr().err.startswith("bench plot: no file ")
-    for text, fault in (("{", "not JSON: "), ("[]", "not a result of python -m bench: ")):
-        (tmp_path / "bad.json").write_text(text)
-        assert program.main(["plot", str(tmp_path / "bad.json")]) == 2
-        assert capsys.readouterr().err.startswith(f"bench plot: {fault}")
-
-
-def test_options_that_make_no_shape_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        program.main(["cpu", "--rows", "0"])
+        program.main(["cpu", *options])
     assert end.value.code == 2
-    assert "--rows, --vocab and --seconds must be positive" in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_run_begins_with_what_it_covers(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--op", "mixed_sample", "--rows", "2", "6", "--vocab", "40000"]
+    assert program.main(["cpu", *options, "--seconds", "0.001"]) == 0
+    covered = "op mixed_sample; distribution mixed; rows 2, 6; vocab 40000; dtype float32"
+    assert f"2 cases: {covered}" in capsys.readouterr().out.splitlines()
