@@ -22,6 +22,7 @@ from matplotlib.ticker import (
 )
 
 from bench.cases import FLOOR, OURS
+from bench.rows import GOAL_VOCAB
 from bench.summary import median
 
 # Without grey, which is the floor's; more providers than colors take them again, in another dash.
@@ -29,7 +30,6 @@ _COLORS = [color for i, color in enumerate(pyplot.get_cmap("tab10").colors) if i
 _DASHES = ("-", "-.", ":")
 _MARKERS = ("o", "s", "^")
 _HATCHES = ("", "//", "..")
-_GOAL_VOCAB = 151936
 _GOAL_ROWS = {"cpu": 1, "gpu": 64}
 
 
@@ -45,7 +45,7 @@ class Panels:
         self.figure, axes = pyplot.subplots(
             lines,
             columns,
-            figsize=(4.6 * columns + 2.4, 4.0 * lines + 0.4),
+            figsize=(5.0 * columns + 2.4, 4.0 * lines + 0.4),
             squeeze=False,
             layout="constrained",
         )
@@ -168,7 +168,7 @@ def scaling(result: dict, panels: Panels, caption: str) -> Figure:
     """Time of a row by the number of rows, at one vocabulary."""
     chosen, distribution = _of_one_distribution(result)
     dtype = _usual_dtype(result, chosen)
-    vocab = _usual(chosen, "vocab", _GOAL_VOCAB)
+    vocab = _usual(chosen, "vocab", GOAL_VOCAB)
     for op, axes in panels.axes.items():
         records = _timed(chosen, op=op, dtype=dtype, vocab=vocab)
         _lines(panels, op, records, "rows", lambda record: median(record) / record["rows"])
@@ -183,7 +183,7 @@ def memory(result: dict, panels: Panels, caption: str) -> Figure:
     chosen, distribution = _of_one_distribution(result)
     measured = [record for record in chosen if "extra_bytes" in record]
     dtype = _usual_dtype(result, measured)
-    vocab = _usual(measured, "vocab", _GOAL_VOCAB)
+    vocab = _usual(measured, "vocab", GOAL_VOCAB)
     for op, axes in panels.axes.items():
         records = _timed(measured, op=op, dtype=dtype, vocab=vocab)
         # Less than what can be measured would have no place on the scale.
@@ -202,7 +202,7 @@ def speed_up(result: dict, panels: Panels, caption: str) -> Figure:
     records = [r for r in _timed(result["records"]) if "ratio_to_autodeco_ext" in r]
     by_dtype = len({r["distribution"] for r in records}) == 1
     by = "dtype" if by_dtype else "distribution"
-    fixed = {"vocab": _usual(records, "vocab", _GOAL_VOCAB), "rows": _usual_rows(result, records)}
+    fixed = {"vocab": _usual(records, "vocab", GOAL_VOCAB), "rows": _usual_rows(result, records)}
     if not by_dtype:
         fixed["dtype"] = _usual_dtype(result, records)
     for op, axes in panels.axes.items():
@@ -232,7 +232,7 @@ def speed_up(result: dict, panels: Panels, caption: str) -> Figure:
         axes.axhline(1, color="black", linewidth=1)
         axes.margins(y=0.2)  # room for the numbers
         _log_scale(axes, "time over that of autodeco_ext", " x")
-        axes.set_xticks(range(len(places)), places, fontsize=8)  # six need the room
+        axes.set_xticks(range(len(places)), places, fontsize=7)  # seven need the room
         axes.set_xlim(-0.5, len(places) - 0.5)
         axes.set_title(op)
         axes.grid(visible=False, axis="x")
@@ -253,7 +253,7 @@ def floor_fraction(result: dict, panels: Panels, caption: str) -> Figure:
     """Our speed over that of the floor, by rows; a line per distribution."""
     ours = [r for r in _timed(result["records"], provider=OURS) if "fraction_of_floor" in r]
     dtype = _usual_dtype(result, ours)
-    vocab = _usual(ours, "vocab", _GOAL_VOCAB)
+    vocab = _usual(ours, "vocab", GOAL_VOCAB)
     for op, axes in panels.axes.items():
         records = _timed(ours, op=op, dtype=dtype, vocab=vocab)
         for index, distribution in enumerate(dict.fromkeys(r["distribution"] for r in records)):
@@ -316,7 +316,7 @@ def threads(results: list[dict], panels: Panels, caption: str) -> Figure:
     results = sorted(results, key=lambda result: result["machine"]["threads"])
     ours = [_timed(r["records"], provider=OURS, distribution="peaked") for r in results]
     dtype = _usual(ours[0], "dtype", "float32")
-    vocab = _usual(ours[0], "vocab", _GOAL_VOCAB)
+    vocab = _usual(ours[0], "vocab", GOAL_VOCAB)
     counts = [result["machine"]["threads"] for result in results]
     for op, axes in panels.axes.items():
         first = {r["rows"]: median(r) for r in _timed(ours[0], op=op, dtype=dtype, vocab=vocab)}

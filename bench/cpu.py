@@ -17,6 +17,7 @@ import torch
 from bench import cases
 from bench.machine import machine
 from bench.options import add_case_options, coverage, shapes
+from bench.rows import GOAL_VOCAB
 from bench.runner import run_on_cpu
 from bench.summary import failed, line, with_ratios
 
@@ -27,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_case_options(result, rows=[1, 8], vocab=[151936], dtype=["float32"])
+    add_case_options(result, rows=[1, 8], vocab=[GOAL_VOCAB], dtype=["float32"])
     result.add_argument(
         "--provider", nargs="+", default=(), metavar="NAME", help="only these (default: all)"
     )

@@ -18,7 +18,8 @@ from pathlib import Path
 
 _VOCABS = "--vocab 32000 128256 151936 201088 262144"
 _OURS = "--provider autodeco_ext floor --seconds 0.1"
-_SAMPLING = "--op sample filter_logits distribution_stats kept_indices decode_step"
+_NUCLEUS = "--op sample filter_logits distribution_stats kept_indices"
+_SAMPLING = f"{_NUCLEUS} decode_step"
 _LOSS = "--op autodeco_loss"
 _LINEAR = "--distribution gaussian5 --op"
 _BOTH = "--dtype float32 bfloat16"
@@ -26,10 +27,12 @@ _ALL = "--dtype float32 bfloat16 float16"
 _RELEASED = "--provider autodeco_ext floor released --seconds 0.3"
 _THREADS = f"cpu {_SAMPLING} {_OURS} --rows 1 8 64 --distribution peaked --threads"
 # Name of the result -> arguments of `python -m bench`. Peers are slow, and so they are timed where
-# a goal or a chart needs them; our own time is taken for more shapes.
+# a goal or a chart needs them; our own time is taken for more shapes. A part is to take at most three
+# minutes on two cores.
 PARTS = {
     "calls": "calls",
-    "cpu": f"cpu {_SAMPLING} --rows 1 8 --seconds 0.5",
+    "cpu": f"cpu {_SAMPLING} --rows 8 --seconds 0.5",
+    "cpu-1-row": f"cpu {_SAMPLING} --rows 1 --seconds 0.5",
     "cpu-rows": f"cpu {_SAMPLING} --rows 1 8 64 --distribution peaked --seconds 0.3",
     "cpu-vocabularies": f"cpu {_SAMPLING} --rows 8 {_VOCABS} --distribution peaked --seconds 0.3",
     "cpu-dtypes": f"cpu {_SAMPLING} --rows 8 --distribution peaked {_ALL} --seconds 0.3",
@@ -44,12 +47,13 @@ PARTS = {
     "cpu-linear-loss-dtypes": "cpu --op linear_autodeco_loss --rows 16 --vocab 32000 151936 "
     f"{_ALL} {_RELEASED}",
     "cpu-head-training": f"cpu {_LINEAR} head_training_step --rows 256",
-    "cpu-grid": f"cpu {_SAMPLING} {_OURS} --rows 8 {_VOCABS} {_ALL}",
-    "cpu-batches": f"cpu {_SAMPLING} autodeco_loss {_OURS} --rows 1 64 {_BOTH}",
+    "cpu-grid": f"cpu {_NUCLEUS} {_OURS} --rows 8 {_VOCABS} {_ALL}",
+    "cpu-batches": f"cpu {_NUCLEUS} autodeco_loss {_OURS} --rows 1 64 {_BOTH}",
 }
 # Results -> the charts that are drawn of them.
 CHARTS = {
-    ("cpu",): "speed-up floor",
+    ("cpu",): "speed-up",
+    ("cpu-1-row",): "speed-up",
     ("cpu-rows",): "rows memory",
     ("cpu-vocabularies",): "latency",
     ("cpu-dtypes",): "speed-up",

@@ -23,6 +23,7 @@ MIXED_KINDS = len(_KINDS[MIXED])  # row r is of kind r % MIXED_KINDS
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TEMPERATURES = (0.1, 2.0)
 TOP_PS = (0.1, 1.0)
+GOAL_VOCAB = 151936  # what goals are told for, and charts drawn of
 MEAN_TEMPERATURE = sum(TEMPERATURES) / 2
 MEAN_TOP_P = sum(TOP_PS) / 2
 

@@ -117,8 +117,9 @@ def run_on_cpu(shape: Shape, seconds: float, names: Collection[str] = ()) -> Ite
             memory = extra_bytes(functools.partial(inputs.call, provider))
             if memory is not None:
                 record["extra_bytes"] = memory
-            if provider.errors is not None:
-                record["errors"] = provider.errors(provider.run(*inputs.checked), *inputs.checked)
+        # Also of a wrong one: by how much it is wrong.
+        if check in (OK, FAIL) and provider.errors is not None:
+            record["errors"] = provider.errors(provider.run(*inputs.checked), *inputs.checked)
         if isinstance(provider, Provider) and provider.package:
             record["package"] = provider.package
         yield record

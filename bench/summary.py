@@ -42,9 +42,9 @@ def with_ratios(records: list[dict]) -> list[dict]:
     return result
 
 
-def largest_error(record: dict) -> float:
-    """Of the quantities of a record that has `errors`."""
-    return max(record["errors"].values())
+def error(record: dict) -> str:
+    """The largest of the quantities of a record that has `errors`."""
+    return f"error {max(record['errors'].values()):.0e}"
 
 
 def line(record: dict) -> str:
@@ -55,7 +55,7 @@ def line(record: dict) -> str:
     )
     time = record.get("microseconds")
     if time is None:
-        return head + record["check"]
+        return head + record["check"] + (f", {error(record)}" if "errors" in record else "")
     spread = f"{time['percentile_20']:.1f}..{time['percentile_80']:.1f}"
     parts = [f"{time['median']:>10.1f} us ({spread:>19})"]
     if "call_microseconds" in record:
@@ -70,7 +70,7 @@ def line(record: dict) -> str:
     if "extra_bytes" in record:
         parts.append(f"{record['extra_bytes'] / 1e6:>8.1f} MB")
     if "errors" in record:
-        parts.append(f"error {largest_error(record):.0e}")
+        parts.append(error(record))
     return head + " ".join(parts)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.cases import OURS
-from bench.summary import largest_error, shape_of
+from bench.summary import error, shape_of
 
 
 def markdown(result: dict) -> str:
@@ -41,7 +41,7 @@ def _cell(record: dict | None) -> str:
         return ""
     time = record.get("microseconds")
     if time is None:
-        return record["check"]
+        return record["check"] + (f", {error(record)}" if "errors" in record else "")
     parts = [duration(time["median"])]
     ratio = record.get("ratio_to_autodeco_ext")
     if record["provider"] == OURS:
@@ -52,7 +52,7 @@ def _cell(record: dict | None) -> str:
     if "extra_bytes" in record:
         parts.append(f"{record['extra_bytes'] / 1e6:.1f} MB")
     if "errors" in record:
-        parts.append(f"error {largest_error(record):.0e}")
+        parts.append(error(record))
     return ", ".join(parts)
 
 

@@ -27,7 +27,7 @@ def small_result() -> dict:
     peer = record("peer", 40.0, extra_bytes=12_300_000, errors={"loss": 1e-7, "gradient": 2e-5})
     records = [record(cases.OURS, 10.0), record(cases.FLOOR, 5.0), peer]
     records += [record(cases.OURS, 30.0, SHAPE._replace(rows=8, vocab=900))]
-    records += [{**record("wrong", None), "check": FAIL}]
+    records += [{**record("wrong", None), "check": FAIL, "errors": {"loss": 2e-3}}]
     records += [{**record("absent", None), "check": NOT_FETCHED}]
     machine = {"gpu": "a GPU", "torch": "2.11", "threads": 1, "commit": "abc"}
     return {"command": "a command", "machine": machine, "records": summary.with_ratios(records)}
@@ -47,7 +47,7 @@ def test_the_table_has_times_ratios_failures_and_missing_peers() -> None:
     assert "| **10.0 us** (9.0 us to 11.0 us) | 5.0 us (0.5 x) |" in text
     assert "| 40.0 us (4.0 x), 12.3 MB, error 2e-05 |" in text
     assert summary.line(small_result()["records"][2]).endswith("    12.3 MB error 2e-05")
-    assert f"| {FAIL} | {NOT_FETCHED} |" in text
+    assert f"| {FAIL}, error 2e-03 | {NOT_FETCHED} |" in text
     assert "a GPU" in text and "commit abc" in text
 
 

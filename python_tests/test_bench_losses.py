@@ -33,6 +33,18 @@ def test_each_quantity_of_a_loss_is_checked(quantity: int) -> None:
     assert max(found.values()) == pytest.approx(1e-3, rel=0.05)
 
 
+def test_a_wrong_loss_is_told_with_its_error_and_without_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = cases.case("autodeco_loss")
+    ours = case.providers("cpu")[cases.OURS]
+    wrong = ours._replace(run=lambda *arguments: 1.001 * ours.run(*arguments))
+    monkeypatch.setattr(case, "providers", lambda device: {cases.OURS: wrong})
+    (record,) = runner.run_on_cpu(SHAPE._replace(op="autodeco_loss", vocab=40000), 0.001)
+    assert record["check"] == FAIL and "microseconds" not in record
+    assert max(record["errors"].values()) == pytest.approx(1e-3, rel=0.05)
+
+
 @pytest.mark.parametrize("op", ["linear_autodeco_loss", "head_training_step"])
 @pytest.mark.parametrize("part", ["loss", "head_gradient"])
 def test_loss_and_gradient_of_the_linear_loss_are_checked(part: str, op: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from oracle import ROW_KINDS, assert_kept, generator, make_rows
+from oracle import ROW_KINDS, assert_kept, generator, make_rows, random_parameters
 
 import autodeco_ext
 from autodeco_ext import KeptIndices, reference
@@ -16,20 +16,12 @@ INF = float("inf")
 NAN = float("nan")
 
 
-def random_parameters(rows: int, vocab: int, seed: int) -> dict[str, torch.Tensor]:
-    """Per-row parameters over their whole range, every filter off in a part of the rows."""
-    random = generator(seed)
-
-    def uniform() -> torch.Tensor:
-        return torch.rand(rows, generator=random)
-
-    return {
-        "temperature": (0.05 + 2 * uniform()).where(uniform() < 0.9, 0.0),
-        "top_p": 0.05 + uniform(),  # a part is above 1
-        "top_k": (1 + vocab * uniform() ** 3).long().where(uniform() < 0.3, 0),
-        "min_p": (0.3 * uniform() ** 2).where(uniform() < 0.3, 0.0),
-        "valid_vocab": (1 + vocab * uniform()).long().where(uniform() < 0.2, vocab),
-    }
+def parameters_of(rows: int, vocab: int, seed: int) -> dict[str, torch.Tensor]:
+    """Random ones, valid_vocab among them."""
+    valid = 1 + vocab * torch.rand(rows, generator=generator(seed))
+    every_fifth = torch.arange(rows) % 5 == 0
+    parameters = random_parameters(rows, vocab, seed)
+    return {**parameters, "valid_vocab": valid.long().where(every_fifth, vocab)}
 
 
 def mask_of(kept: KeptIndices, vocab: int) -> torch.Tensor:
@@ -51,7 +43,7 @@ def mask_of(kept: KeptIndices, vocab: int) -> torch.Tensor:
 def test_ids_are_the_kept_set_of_every_row(backend: str, kind: str, dtype: torch.dtype) -> None:
     for vocab in (1, 2, 17, 600, 5000):
         logits = make_rows(kind, 60, vocab, dtype, generator(vocab))
-        parameters = random_parameters(60, vocab, seed=vocab)
+        parameters = parameters_of(60, vocab, seed=vocab)
         parameters["valid_vocab"][logits[:, 0] == -INF] = vocab  # else nothing may be left
         kept = autodeco_ext.kept_indices(logits, **parameters)
         mask = mask_of(kept, vocab)
@@ -105,7 +97,7 @@ def test_excluded_tokens_are_never_kept(backend: str) -> None:
 
 def test_offsets_stay_true_where_the_capacity_is_too_small(backend: str) -> None:
     logits = make_rows("gaussian", 30, 700, torch.float32, generator(3))
-    parameters = random_parameters(30, 700, seed=4)
+    parameters = parameters_of(30, 700, seed=4)
     whole = autodeco_ext.kept_indices(logits, **parameters)
     total = len(whole.ids)
     assert total > 50

@@ -23,11 +23,11 @@ from bench.gpu.journal import Journal
 from bench.machine import gpu_machine
 from bench.options import add_case_options, shapes
 from bench.providers import Missing, Provider
+from bench.rows import GOAL_VOCAB
 from bench.runner import Inputs, Shape, make_inputs, may_be_timed, verdict
 from bench.summary import failed, line, with_ratios
 
 _GOAL_ROWS = (1, 64, 256)
-_GOAL_VOCAB = 151936
 _GOAL_TOKENS = {"autodeco_loss": 4096}  # ops with a goal for more rows; at that V, without --rows
 # Of all batches that a graph reads, and how many: a graph of more nodes takes long to make.
 _INPUT_BYTES = 2**31
@@ -54,20 +54,20 @@ def parser() -> argparse.ArgumentParser:
 
 def wanted(options: argparse.Namespace) -> list[Shape]:
     result = shapes(parser(), options)
-    if options.rows == parser().get_default("rows") and _GOAL_VOCAB in options.vocab:
+    if options.rows == parser().get_default("rows") and GOAL_VOCAB in options.vocab:
         for op in set(options.op) & set(_GOAL_TOKENS):
-            own = {"op": [op], "rows": [_GOAL_TOKENS[op]], "vocab": [_GOAL_VOCAB]}
+            own = {"op": [op], "rows": [_GOAL_TOKENS[op]], "vocab": [GOAL_VOCAB]}
             result += shapes(parser(), argparse.Namespace(**{**vars(options), **own}))
     return sorted(result, key=priority)
 
 
 def priority(shape: Shape) -> tuple:
     """Sorts important shapes first, small ones before large ones."""
-    at_goal = shape.vocab == _GOAL_VOCAB and shape.rows in _GOAL_ROWS
+    at_goal = shape.vocab == GOAL_VOCAB and shape.rows in _GOAL_ROWS
     tier = 0 if at_goal and shape.distribution == "peaked" else 1 if at_goal else 2
-    if shape.vocab == _GOAL_VOCAB and shape.rows == _GOAL_TOKENS.get(shape.op):
+    if shape.vocab == GOAL_VOCAB and shape.rows == _GOAL_TOKENS.get(shape.op):
         tier = 1
-    if shape.vocab != _GOAL_VOCAB:
+    if shape.vocab != GOAL_VOCAB:
         tier = 3
     return tier, shape.logits_bytes, cases.NAMES.index(shape.op)
 
