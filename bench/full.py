@@ -27,8 +27,8 @@ _ALL = "--dtype float32 bfloat16 float16"
 _RELEASED = "--provider autodeco_ext floor released --seconds 0.3"
 _THREADS = f"cpu {_SAMPLING} {_OURS} --rows 1 8 64 --distribution peaked --threads"
 # Name of the result -> arguments of `python -m bench`. Peers are slow, and so they are timed where
-# a goal or a chart needs them; our own time is taken for more shapes. A part is to take at most three
-# minutes on two cores.
+# a goal or a chart needs them; our own time is taken for more shapes. A part takes at most three
+# minutes on two cores, or it is to be divided.
 PARTS = {
     "calls": "calls",
     "cpu": f"cpu {_SAMPLING} --rows 8 --seconds 0.5",
