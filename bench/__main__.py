@@ -5,6 +5,7 @@ python -m bench full     the results of a CPU that bench/results holds, with tab
 python -m bench calls    what one call costs, besides the row
 python -m bench gpu      build, test, sanitize and measure on a machine with an NVIDIA GPU
 python -m bench plot     charts and a table of a result file
+python -m bench readme   the two tables of the README, from bench/results
 
 Each has --help. docs/benchmarks.md says how to read the results.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-COMMANDS = ("cpu", "full", "calls", "gpu", "plot")
+COMMANDS = ("cpu", "full", "calls", "gpu", "plot", "readme")
 
 
 def main(arguments: list[str]) -> int:

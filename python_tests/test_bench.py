@@ -292,7 +292,7 @@ def test_only_what_is_imported_is_unpacked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [["cpu"], ["full"], ["calls"], ["plot"], *(["gpu", stage] for stage in STAGES)],
+    [["cpu"], ["full"], ["calls"], ["plot"], ["readme"], *(["gpu", stage] for stage in STAGES)],
     ids=" ".join,
 )
 def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -305,7 +305,9 @@ def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixtur
 def test_a_wrong_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["gpus"]) == program.main(["gpu", "tests"]) == 2
     first, second = capsys.readouterr().err.splitlines()
-    assert first == "bench: the command must be one of cpu, full, calls, gpu, plot, got 'gpus'"
+    assert first == (
+        "bench: the command must be one of cpu, full, calls, gpu, plot, readme, got 'gpus'"
+    )
     assert second == (
         "bench gpu: the stage must be one of build, test, sanitize, bench, got 'tests'"
     )

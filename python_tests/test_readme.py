@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 from word_problems import save_base
 
 import autodeco_ext
+from bench import readme
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -69,6 +70,11 @@ def test_the_examples_of_a_model_run_with_a_tiny_one(
     monkeypatch.chdir(tmp_path)
     names = run_block_with(call, {"Qwen/Qwen3-0.6B": str(save_base(tmp_path / "base"))})
     assert names["tokens"].shape[1] > names["inputs"]["input_ids"].shape[1]
+
+
+@pytest.mark.parametrize("table", [readme.sampling, readme.training])
+def test_the_tables_of_times_are_those_of_the_results(table: Callable[[], str]) -> None:
+    assert table() in README.read_text(), "python -m bench readme prints what belongs there"
 
 
 def test_every_example_has_a_test() -> None:

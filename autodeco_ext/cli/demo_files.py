@@ -98,8 +98,8 @@ def require_conversion_packages(cache: Path) -> None:
     missing = [name for name in ("accelerate", "gguf") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"the demo's model needs {' and '.join(missing)}: type `pip install '.[demo]'` in a"
-            " checkout, or `pip install 'autodeco_ext[demo]'`"
+            f"the demo's model needs {' and '.join(missing)}: type"
+            f" `pip install {' '.join(missing)}`"
         )
 
 
