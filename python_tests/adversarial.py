@@ -35,10 +35,22 @@ TOP_KS = (0, 1, 2, 5, 50, 300, 1000, 3500, 12000, 15000, 10**6)
 
 
 def _sampled(vocab: int) -> Tensor:
-    """The columns that the sampler of csrc/cpu/sampled_interval.h looks at."""
+    """Columns that csrc/cpu/sampled_interval.h looks at where column 0 is the maximum, 4."""
     column = torch.arange(vocab)
     number = column // BLOCK
-    return (column % BLOCK) // 16 == number * 7 % (BLOCK // 16)
+    padded = (vocab - number * BLOCK + 63) // 64 * 64
+    places = padded.clamp(max=BLOCK) // 16
+    order_key = 0xC0800000  # of 4.0
+    shift = (order_key * 0x9E3779B1 & 0xFFFFFFFF) >> 27
+    attempts = [(number * 7 + shift + 11 * attempt) % places for attempt in range(3)]
+    return sum(column % BLOCK // 16 == place for place in attempts).bool()
+
+
+def _misleading(seen: Tensor, unseen: Tensor) -> Tensor:
+    """`seen` at the places of the sampler's samples, `unseen` elsewhere."""
+    row = seen.where(_sampled(len(seen)), unseen).clamp(max=3.5)
+    row[0] = 4.0
+    return row
 
 
 def _normal(vocab: int, generator: torch.Generator) -> Tensor:
@@ -99,18 +111,18 @@ def _signed_zeros(vocab: int, generator: torch.Generator) -> Tensor:
 
 
 def _unsampled_mass(vocab: int, generator: torch.Generator) -> Tensor:
-    return _normal(vocab, generator).where(~_sampled(vocab), -9.0)
+    return _misleading(torch.full((vocab,), -9.0), _normal(vocab, generator))
 
 
 def _sampled_mass(vocab: int, generator: torch.Generator) -> Tensor:
-    return _normal(vocab, generator).where(_sampled(vocab), -9.0)
+    return _misleading(_normal(vocab, generator), torch.full((vocab,), -9.0))
 
 
 def _nested_lies(vocab: int, generator: torch.Generator) -> Tensor:
     """The sample is spread evenly, the rest lies close together: each guess is as bad as it can."""
     spread = -8 * torch.rand(vocab, generator=generator)
     close = -3.0 - 1e-4 * torch.rand(vocab, generator=generator)
-    return spread.where(_sampled(vocab), close)
+    return _misleading(spread, close)
 
 
 def _geometric(vocab: int, generator: torch.Generator) -> Tensor:

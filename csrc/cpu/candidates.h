@@ -24,6 +24,7 @@ struct CandidateList {
 
   int size = 0;
   bool complete = true;         // false: there was no room for all
+  int blocks = 0;               // looked at before a full list was a reason to stop
   int block_count[kMaxBlocks];  // tokens of the interval in each block, listed or only counted
   alignas(64) float logits[kListCapacity + kLanes];
   alignas(64) int32_t columns[kListCapacity + kLanes];
@@ -209,6 +210,7 @@ Measured measure_interval(const Row<Element>& row, const Scaling& scaling, Inter
       if (summary.block_max[number] < low) continue;
       if (!list.has_room()) {
         list.complete = false;
+        list.blocks = number;
         if (when_full == WhenFull::kStop) return;
       }
       const bool listing = !one_key && list.has_room();

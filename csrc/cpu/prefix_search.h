@@ -4,7 +4,7 @@
 //   1. tokens near the maximum are listed: rows of language models end here;
 //   2. a sample of the row guesses a narrower interval, one read lists it and weighs what is above;
 //   3. where that fails, histograms of keys narrow the interval for certain.
-// Attempts of the first two kinds are counted, so that no row is read more than 8.1 times.
+// Attempts of the first two kinds are counted, so that no row is read more than 8.4 times.
 #pragma once
 
 #include "sampled_interval.h"
@@ -111,7 +111,7 @@ class PrefixSearch {
 
  private:
   // With the summary, three histograms and the read of what they leave, so many attempts make eight
-  // reads.
+  // reads; samples and what stops early add less than a half.
   static constexpr int kAttempts = 3;
 
   Measured measure(Interval keys, WhenFull when_full = WhenFull::kGoOn) {
@@ -126,21 +126,24 @@ class PrefixSearch {
   // prefix the first one is tried for once, because both may fall back.
   void look_for(const Prefix& prefix) {
     const int attempts_left = prefix.last ? 0 : attempts_ - 1;
-    Bounds bounds = {{prefix.lowest, max_key()}, {}, {count_with_ties_, kept_.mass}, kept_.key};
+    Bounds bounds = {
+        {prefix.lowest, max_key()}, {}, {count_with_ties_, kept_.mass}, kept_.key, !kept_.all};
     const uint32_t near = prefix.near < prefix.floor ? prefix.floor : prefix.near;
     if (near > kept_.key && !fits(bounds)) {
-      --attempts_;
       // Where this is too much for the list, nothing is lost by not knowing how much.
       if (ends_in({near, max_key()}, WhenFull::kStop, prefix, bounds)) return;
+      // One that stops early is no read to speak of.
+      if (search_.list.complete || search_.list.blocks > row_.num_blocks() / 8) --attempts_;
     }
     while (attempts_ > attempts_left && !fits(bounds)) {
       --attempts_;
-      search_.sample.take(row_, scaling_, search_.summary.max, bounds);
-      // A guess that fails tells where to guess next, so a narrow one that fails now and then beats
-      // a wide one, unless it is the last.
-      const double deviations = attempts_ > attempts_left ? 1.5 : 2.0;
+      search_.sample.take(row_, scaling_, bounds, search_.summary.max,
+                          Sample::shift_of(search_.summary, attempts_));
+      // A guess that fails costs a read and tells where to guess next, a wide one costs a longer
+      // list.
+      const double deviations = attempts_ > attempts_left ? 2.0 : 2.5;
       Interval guess = search_.sample.guess(bounds, prefix.measure, prefix.target, deviations);
-      if (guess.low == bounds.keys.low && guess.high == bounds.keys.high) break;  // no guess
+      if (guess.low == bounds.keys.low && guess.high == bounds.keys.high) continue;  // no guess
       if (guess.low < prefix.floor) guess.low = prefix.floor;
       if (guess.high < prefix.floor) guess.high = prefix.floor;
       if (ends_in(guess, WhenFull::kGoOn, prefix, bounds)) return;
@@ -168,6 +171,7 @@ class PrefixSearch {
       bounds.keys.low = guess.high + 1;
       bounds.upto = measured.above;
       bounds.reached = bounds.keys.low;
+      bounds.counted = true;
       return false;
     }
     Amount upto = measured.above;
@@ -183,7 +187,7 @@ class PrefixSearch {
       end_prefix(measured, guess, prefix);
       return true;
     }
-    bounds = {guess, measured.above, upto, guess.low};
+    bounds = {guess, measured.above, upto, guess.low, true};
     return false;
   }
 
@@ -314,9 +318,16 @@ class PrefixSearch {
   void add_listed() {
     CandidateList& list = search_.list;
     // Before the blocks, which have a few tokens each: all at once they are done in vectors.
-    const KeptSet kept = kept_;
-    for (int i = 0; i < list.size; ++i) {
-      list.masses[i] = kept.contains(list.logits[i], list.columns[i]) ? list.masses[i] : 0;
+    const Floats cut = splat(logit_of_key(kept_.key));
+    for (int i = 0; i < list.size; i += kLanes) {
+      const Floats logits = load(list.logits + i);
+      Ints columns;
+      Words masses;
+      std::memcpy(&columns, list.columns + i, sizeof(columns));
+      std::memcpy(&masses, list.masses + i, sizeof(masses));
+      const Ints keep = (logits > cut) | ((logits == cut) & (columns <= kept_.last_tie));
+      masses &= __builtin_convertvector(keep, Words);  // from all bits of a lane, all bits
+      std::memcpy(list.masses + i, &masses, sizeof(masses));
     }
     int i = 0;
     for (int number = 0; number < row_.num_blocks(); ++number) {

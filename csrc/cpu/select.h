@@ -120,25 +120,37 @@ inline PrefixEnd end_among_few(uint32_t* keys, uint64_t* masses, int size, Measu
   }
 }
 
+// From the lowest to the highest of the listed tokens within these keys, which hold one.
+inline Interval listed_within(const CandidateList& list, Interval keys) {
+  const Floats low = splat(keys.low_logit());
+  const Floats high = splat(keys.high_logit());
+  Floats largest = splat(-kInfinity);
+  Floats largest_negated = splat(-kInfinity);
+  for (int i = 0; i < list.size; i += kLanes) {
+    const Floats logits = load(list.logits + i);  // padded with -inf
+    const Mask inside = at_least(logits, low) & at_least(high, logits);
+    largest = choose(inside & greater(logits, largest), logits, largest);
+    largest_negated = choose(inside & greater(-logits, largest_negated), -logits, largest_negated);
+  }
+  return {order_key(-largest_lane(largest_negated)), order_key(largest_lane(largest))};
+}
+
 // Among the listed tokens, which have masses; a target out of reach ends with the last of them.
 // The list must not be empty.
 inline PrefixEnd select_in_list(const CandidateList& list, Measure measure, uint64_t target,
                                 Amount above, Histogram& histogram) {
-  constexpr int kListBins = 512;  // few, because clearing them costs as much as a short list
   constexpr int kFew = 32;
-  Floats smallest = splat(kInfinity);
-  Floats largest = splat(-kInfinity);
-  for (int i = 0; i < list.size; i += kLanes) {
-    const Floats logits = load(list.logits + i);  // padded with -inf
-    smallest = -larger(-smallest, logits > -kInfinity ? -logits : splat(-kInfinity));
-    largest = larger(largest, logits);
-  }
-  Interval keys = {order_key(-largest_lane(-smallest)), order_key(largest_lane(largest))};
+  // Clearing bins costs as much as a list of a few times their number, another round as the list.
+  const int bins = list.size < 4096 ? 512 : Histogram::kBins;
+  static_assert(Histogram::kBins >= 512);
+  Interval keys = listed_within(list, {order_key(-kLargestFloat), order_key(kLargestFloat)});
   Amount inside = {static_cast<uint64_t>(list.size), list.mass()};
   while (keys.low != keys.high && inside.count > kFew) {
-    histogram.start(keys, kListBins);
+    histogram.start(keys, bins);
     histogram.add(list);
     inside = histogram.find(measure, target, keys.low, above, keys);
+    // Where they are equal, which is not known yet, another round would be for nothing.
+    if (inside.count > kFew) keys = listed_within(list, keys);
   }
   if (inside.count > kFew) {
     return end_among_ties(keys.low, inside.count, inside.mass / inside.count, measure, target,

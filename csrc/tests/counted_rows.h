@@ -65,7 +65,7 @@ inline std::mt19937_64 random_bits(5);
 inline float normal() { return std::normal_distribution<float>()(random_bits); }
 inline float uniform() { return std::uniform_real_distribution<float>()(random_bits); }
 
-// The columns that Sample::take looks at.
+// Places of a sample that is the same in every row; the sampler's differ (cpu_read_tests.cpp).
 inline bool is_sampled(int column) {
   return column % kBlock / 16 == column / kBlock * 7 % (kBlock / 16);
 }

@@ -124,14 +124,25 @@ void a_blind_sample_ends_in_histograms() {
   std::mt19937_64 random(2);
   std::uniform_real_distribution<float> uniform;
   constexpr int kColumns = 40000;
-  std::vector<float> logits(kColumns);
-  for (int column = 0; column < kColumns; ++column) {
-    const bool sampled = column % kBlock / 16 == column / kBlock * 7 % (kBlock / 16);
-    logits[column] = sampled ? -100.0f : uniform(random);
-  }
   const Scaling scaling(1.0f);
-  const Row<float> row(logits.data(), kColumns);
   const auto search = std::make_unique<Search>();
+  std::vector<float> logits(kColumns);
+  for (float& logit : logits) logit = uniform(random);
+  // Not sampled: the maximum, and so the places, are what they were.
+  search->summary.max = logits[20] = 1.5f;
+  search->summary.argmax = 20;
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    const uint32_t shift = Sample::shift_of(search->summary, attempt);
+    for (int number = 0; number * kBlock < kColumns; ++number) {
+      const int begin = number * kBlock;
+      const int padded = std::min(kBlock, (kColumns - begin + kStep - 1) / kStep * kStep);
+      const int first = begin + Sample::first_column(number, padded, shift);
+      for (int column = first; column < std::min(kColumns, first + Sample::kColumns); ++column) {
+        if (column != 20) logits[column] = -100.0f;
+      }
+    }
+  }
+  const Row<float> row(logits.data(), kColumns);
   for (const float top_p : {0.3f, 0.5f, 0.9f}) {
     summarize(row, &scaling, search->summary);
     // Only a histogram of the row has so many bins.
