@@ -5,6 +5,7 @@
 // After what it counts.
 #include "distribution_stats_impl.h"
 #include "filter_logits_impl.h"
+#include "misleading_rows.h"
 #include "sample_impl.h"
 
 namespace {
@@ -180,40 +181,6 @@ bool print_table(const std::vector<Column>& columns, const std::vector<Kind>& ki
     std::printf("\n");
   }
   return passed;
-}
-
-// Whether the sampler looks at this column in any of its attempts, where the maximum is 4 and in
-// column 0.
-bool is_looked_at(int column) {
-  RowSummary summary;
-  summary.max = 4.0f;
-  summary.argmax = 0;
-  const int number = column / kBlock;
-  const int padded = std::min(kBlock, (kVocab - number * kBlock + kStep - 1) / kStep * kStep);
-  for (int attempt = 0; attempt < 3; ++attempt) {
-    const int first = Sample::first_column(number, padded, Sample::shift_of(summary, attempt));
-    if (column % kBlock / Sample::kColumns == first / Sample::kColumns) return true;
-  }
-  return false;
-}
-
-// Rows made for the very places that the sampler looks at in them: every guess is wrong.
-std::vector<Kind> misleading_rows() {
-  const auto misleading = [](const std::function<float()>& seen,
-                             const std::function<float()>& unseen) {
-    return make([&](int column) {
-      if (column == 0) return 4.0f;
-      return std::min(3.9f, is_looked_at(column) ? seen() : unseen());
-    });
-  };
-  return {
-      {"its sample has all mass", misleading(normal, [] { return -9.0f; })},
-      {"its sample has none", misleading([] { return -1e30f; }, normal)},
-      {"its sample has none, one float apart",
-       misleading([] { return -1e30f; }, [] { return 1 + std::floor(uniform() * 40) * 0x1p-23f; })},
-      {"its sample spread, rest tied",
-       misleading([] { return -8 * uniform(); }, [] { return -3.0f; })},
-  };
 }
 
 // Whether rows like their sample are mostly read twice: the first guess holds the end of the
