@@ -234,7 +234,7 @@ struct DustGuess {
               count_where(equal(logits, splat(values[value])), equals[value]);
             }
           } else {
-            target += LogitList::write(target, logits, inside);
+            target += write_chosen(target, logits, inside);
           }
         }
       }

@@ -111,21 +111,7 @@ struct LogitsOf {
     complete = true;
   }
 
-  // Writes the chosen ones, and says how many they are.
-  static int write(float* target, Floats values, Mask mask) {
-    const uint32_t chosen = bits_of(mask);
-#if defined(__AVX512F__)
-    // Compressed in a register: compressing stores are slow on some processors.
-    _mm512_storeu_ps(target, _mm512_maskz_compress_ps(mask, reinterpret_cast<__m512>(values)));
-#else
-    int place = 0;
-    for (uint32_t left = chosen; left != 0; left &= left - 1) {
-      target[place++] = values[__builtin_ctz(left)];
-    }
-#endif
-    return __builtin_popcount(chosen);
-  }
-  void append(Floats values, Mask mask) { size += write(logits + size, values, mask); }
+  void append(Floats values, Mask mask) { size += write_chosen(logits + size, values, mask); }
 
   void pad() {
     for (int i = size; i % kLanes != 0; ++i) logits[i] = -kInfinity;
@@ -161,8 +147,8 @@ struct LogitsOf {
       }
       for (int j = i; j < i + kStep; j += 2 * kLanes) {
         const TwoFloats two = load_two(block.data + j);
-        target += write(target, two.first, at_least(two.first, splat(lowest)));
-        target += write(target, two.second, at_least(two.second, splat(lowest)));
+        target += write_chosen(target, two.first, at_least(two.first, splat(lowest)));
+        target += write_chosen(target, two.second, at_least(two.second, splat(lowest)));
       }
     }
     size = static_cast<int>(target - logits);
