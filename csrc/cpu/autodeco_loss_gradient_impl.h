@@ -2,8 +2,9 @@
 // the walk of the losses once more, then one read of the row that writes the gradient.
 //
 // Of token k it is p_k (A h_k + B) with h_k = m_k - a U_k, where U_k is the sum of u over the tail
-// from k on. h is a function of the rank. Heavy tokens have their own, the others the mean of their
-// slot: over light tokens h hardly changes, since m and a U decay alike.
+// from k on. h is a function of the rank. Heavy tokens have their own, those of the head the same
+// one, the others the mean of their slot: over light tokens of the tail h hardly changes, since m
+// and a U decay alike. At the edge it falls by up to a p, so that the head is told apart.
 #pragma once
 
 #include "autodeco_loss_impl.h"
@@ -15,35 +16,41 @@ namespace {
 struct RankShares {
   static constexpr bool kLabelApart = false;
   static constexpr int kSlots = Slots::kMax;
-  static constexpr int kMostHeavy = 8192;  // h changes by a^2 p / 2 per unit of mass
+  static constexpr int kMostHeavy = 8192;
+  static constexpr double kMostDrift = 0x1p-12;
 
   struct Sums {
-    double mass = 0.0;
-    double head = 0.0;
+    double head = 0.0;  // mass
+    double in_tail = 0.0;
     double kept = 0.0;
     double kept_mass = 0.0;
-    double tail = 0.0;  // sum of mass in the tail times what the tail has kept up to its end
+    double later = 0.0;  // sum of mass in the tail times what the tail has kept up to its end
 
     void add(const TokenGroup& group, const HeadPart& part, const GroupShare& share,
              const SoftTopPWalk& walk) {
-      mass += group.mass;
+      const double mass = group.mass - part.mass;
       head += part.mass;
+      in_tail += mass;
       kept += share.kept;
       kept_mass += share.kept_mass;
-      tail += (group.mass - part.mass) * walk.tail;
+      later += mass * walk.tail;
     }
 
-    // Mean of h by mass.
-    double mean(const SoftTopPWalk& walk) const {
+    // Mean of h by mass, of the head and the tail or of the tail.
+    double mean(const SoftTopPWalk& walk, bool of_tail) const {
       const double a = walk.steepness;
       // Too light to be seen by the walk: past all others.
-      if (!(mass > 0.0)) {
-        return walk.passed() > walk.top_p ? walk.decay(walk.passed()) : 1.0 - a * walk.tail;
+      if (!(head + in_tail > 0.0)) {
+        return walk.passed() > walk.top_p ? walk.decay(walk.passed()) : h_of_head(walk);
       }
-      const double later = (mass - head) * walk.tail - tail + kept_mass;
-      return (head * (1.0 - a * walk.tail) + kept - a * later) / mass;
+      const double left = in_tail * walk.tail - later + kept_mass;
+      const double sum = kept - a * left;
+      if (of_tail) return in_tail > 0.0 ? sum / in_tail : h_of_head(walk);
+      return (head * h_of_head(walk) + sum) / (head + in_tail);
     }
   };
+
+  static double h_of_head(const SoftTopPWalk& walk) { return 1.0 - walk.steepness * walk.tail; }
 
   int num_heavy = 0;
   int num_head = 0;  // of them
@@ -52,6 +59,8 @@ struct RankShares {
   double tail_after[kMostHeavy + 2 * kLanes];
   Sums of_slot[RankShares::kSlots];
   Sums of_dust;
+  Edge edge;
+  double drift = 0.0;  // the most that h changes over a slot, by (a p)^2 m / 2 from token to token
 
   void heavy(float logit, const SoftTopPWalk& walk) {
     // Not by what the tail keeps, which may be 0.
@@ -64,11 +73,14 @@ struct RankShares {
   void slot(int number, const TokenGroup& group, const HeadPart& part, const GroupShare& share,
             const SoftTopPWalk& walk) {
     of_slot[number].add(group, part, share, walk);
+    const double change = 0.5 * walk.steepness * walk.steepness * group.probability * share.kept;
+    drift = change > drift ? change : drift;
   }
   void dust(const TokenGroup& group, const HeadPart& part, const GroupShare& share,
             const SoftTopPWalk& walk) {
     of_dust.add(group, part, share, walk);
   }
+  void cut_at(const Edge& at) { edge = at; }
 
   // h of a heavy token.
   double heavy_h(int place, double probability, const SoftTopPWalk& walk) const {
@@ -103,11 +115,13 @@ class GradientWriter {
         other_(bounded(factors.other)),
         walk_(walk),
         shares_(shares),
-        light_(light) {
+        light_(light),
+        of_head_(factor(RankShares::h_of_head(walk))) {
+    const bool has_edge = shares.edge.logit < kInfinity;
     for (int slot = 0; slot < RankShares::kSlots; ++slot) {
-      by_slot_[slot] = factor(shares.of_slot[slot].mean(walk));
+      by_slot_[slot] = factor(shares.of_slot[slot].mean(walk, has_edge));
     }
-    by_slot_[RankShares::kSlots] = factor(shares.of_dust.mean(walk));
+    by_slot_[RankShares::kSlots] = factor(shares.of_dust.mean(walk, has_edge));
   }
 
   void write(Element* output) {
@@ -151,9 +165,19 @@ class GradientWriter {
   Floats gradient_of(Floats logits, float block_max) {
     const Floats differences = of_.scale.difference(logits, of_.sums.max);
     Floats factors = splat(by_slot_[RankShares::kSlots]);
-    if (factors_.h_factor != 0.0 && block_max >= light_.light_logit) {
+    const bool has_light = factors_.h_factor != 0.0 && block_max >= light_.light_logit;
+    if (has_light) {
       const Ints slots = light_.band.slot(logits, differences);
       for (int lane = 0; lane < kLanes; ++lane) factors[lane] = by_slot_[slots[lane]];
+    }
+    if (block_max >= shares_.edge.logit) {
+      factors = choose(greater(logits, splat(shares_.edge.logit)), splat(of_head_), factors);
+      uint32_t equals = bits_of(equal(logits, splat(shares_.edge.logit)));
+      for (; equals != 0; equals &= equals - 1) {
+        if (equals_seen_++ < shares_.edge.equals) factors[__builtin_ctz(equals)] = of_head_;
+      }
+    }
+    if (has_light) {
       uint32_t heavy = bits_of(at_least(logits, splat(light_.heavy_logit)));
       for (; heavy != 0; heavy &= heavy - 1) {
         const int lane = __builtin_ctz(heavy);
@@ -203,6 +227,8 @@ class GradientWriter {
   const SoftTopPWalk& walk_;
   const RankShares& shares_;
   const LightBand& light_;
+  float of_head_;
+  int64_t equals_seen_ = 0;                // of the token on the edge
   float by_slot_[RankShares::kSlots + 1];  // the last one is the dust's
   int used_[RankShares::kMostHeavy + 2 * kLanes] = {};
 };
@@ -255,14 +281,29 @@ void gradient_of_row(const AutodecoLossGradientArguments& arguments, int64_t row
     (same ? factors.constant : factors.other) += factor;
   }
   LogitList list;
-  list_row(row, sums, lightest_logit(scale, sums), list);
+  const float lightest = lightest_logit(scale, sums, kLight);
+  list_row(row, sums, lightest, list);
   const LossRow<Element> of = {row, scale, sums, list, label};
   SoftTopPWalk walk{options.steepness, static_cast<double>(top_p), options.exclusive};
   RankShares shares;
-  const LightBand light(row, scale, sums, list, RankShares::kMostHeavy, RankShares::kSlots);
+  LightBand light(row, scale, sums, list, lightest, RankShares::kMostHeavy, RankShares::kSlots);
   if (arguments.counted[num_rows + row_index]) {
     LabelToken token;
     walk = walk_row(of, options, top_p, light, token, shares);
+    constexpr double kShares[] = {Dust::kLightest, kLight};
+    for (const double share : kShares) {
+      // Over dust h changes by up to a p.
+      if (options.steepness <= kSteep && shares.drift <= RankShares::kMostDrift) break;
+      // Each token gets its own h, if they are few enough.
+      const float lowest = lightest_logit(scale, sums, share);
+      list_row(row, sums, lowest, list);
+      if (!list.complete || list.size > RankShares::kMostHeavy) continue;
+      light = LightBand(row, scale, sums, list, lowest, static_cast<int>(1.0 / share),
+                        RankShares::kSlots);
+      shares = RankShares{};
+      walk = walk_row(of, options, top_p, light, token, shares);
+      break;
+    }
     const SoftTopPLoss loss =
         soft_top_p_loss(walk, token, scale.temperature, options.mass_eps, options.probability_eps);
     const double factor = static_cast<double>(arguments.loss_gradients[num_rows + row_index]) *

@@ -259,7 +259,10 @@ struct DustGuess {
 template <typename Element, typename Shares>
 void walk_dust(const LossRow<Element>& of, Dust& dust, SoftTopPWalk& walk, LabelSide& side,
                Shares& shares) {
-  if (walk.remaining <= 0.0) return;
+  if (walk.remaining <= 0.0) {
+    walk.close();
+    return;
+  }
   const double total = of.total();
   const float label = of.row[of.label];
   const auto walk_slots = [&](const Band& band, const Slots& slots) {
@@ -323,7 +326,10 @@ void walk_dust(const LossRow<Element>& of, Dust& dust, SoftTopPWalk& walk, Label
     walk_slots(dust.band, dust.slots);
     return;
   }
-  if (walk.remaining <= 0.0) return;
+  if (walk.remaining <= 0.0) {
+    walk.close();
+    return;
+  }
   const TokenGroup group = {walk.remaining, -walk.slope / walk.remaining,
                             walk.remaining < probability ? walk.remaining : probability};
   const bool crosses = walk.crosses(group);

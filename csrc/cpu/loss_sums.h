@@ -270,9 +270,9 @@ void add_block(const Block<Element>& block, const LossScale& scale, const RankOf
 // steepness * kLight / 2.
 constexpr double kLight = 0x1p-16;
 
-// The lightest logit that is not.
-inline float lightest_logit(const LossScale& scale, const LossSums& sums) {
-  return scale.logit_at(-logarithm(kLight * sums.all.total()), sums.max);
+// The lightest logit of at least a share of the row.
+inline float lightest_logit(const LossScale& scale, const LossSums& sums, double share) {
+  return scale.logit_at(-logarithm(share * sums.all.total()), sums.max);
 }
 
 // Lists the tokens from `lowest` on, out of the blocks that have some.

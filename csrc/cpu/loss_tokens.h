@@ -41,6 +41,13 @@ struct LossRow {
   double lambda(float logit) const { return mean_distance() - scale.distance(logit, sums.max); }
 };
 
+// The head ends with the first `equals` tokens of a logit; with no token, where the walk has not
+// looked for one.
+struct Edge {
+  float logit = kInfinity;
+  int64_t equals = 0;
+};
+
 // What the gradient with respect to the logits needs to know of a walk: see
 // autodeco_loss_gradient_impl.h. The losses need nothing.
 struct NoShares {
@@ -52,6 +59,7 @@ struct NoShares {
   void heavy(float, const SoftTopPWalk&) {}
   void slot(int, const TokenGroup&, const HeadPart&, const GroupShare&, const SoftTopPWalk&) {}
   void dust(const TokenGroup&, const HeadPart&, const GroupShare&, const SoftTopPWalk&) {}
+  void cut_at(const Edge&) {}
 };
 
 // How many tokens of the label's logit rank before it.
@@ -67,18 +75,19 @@ int64_t equals_before_label(const LossRow<Element>& of) {
 // before y may say otherwise, and y would be missing from the head or counted in both.
 class LabelSide {
  public:
-  // The head ends with the first `equals` tokens of a logit.
   template <typename Element>
-  void at_edge(const LossRow<Element>& of, float logit, int64_t equals) {
+  void at_edge(const LossRow<Element>& of, const Edge& edge) {
+    edge_ = edge;
     const float label = of.row[of.label];
-    if (label == logit) {
-      set(equals_before_label(of) < equals);
+    if (label == edge.logit) {
+      set(equals_before_label(of) < edge.equals);
     } else {
-      set(label > logit);
+      set(label > edge.logit);
     }
   }
   void in_group(const HeadPart& part) { set(part.mass > 0.0); }
   void set(bool is_head) { side_ = is_head ? Side::kHead : Side::kTail; }
+  const Edge& edge() const { return edge_; }
 
   // C_y of sums that are rounded otherwise than those of the walk.
   double corrected(double mass, double top_p) const {
@@ -90,6 +99,7 @@ class LabelSide {
  private:
   enum class Side { kUnknown, kHead, kTail };
   Side side_ = Side::kUnknown;
+  Edge edge_;
 };
 
 // A group that P crosses is divided at the token on the edge, unless its tokens weigh next to
@@ -109,7 +119,7 @@ HeadPart head_of_slot(const LossRow<Element>& of, const SoftTopPWalk& walk, cons
     if (crossing.equals != Crossing::kUnknown) ++crossing.equals;
   }
   if (crossing.next > 0.0 && crossing.equals != Crossing::kUnknown) {
-    side.at_edge(of, crossing.next_logit, crossing.equals);
+    side.at_edge(of, {crossing.next_logit, crossing.equals});
   }
   if (!(crossing.prefix > 0.0)) return {0.0, group.lambda};
   const double mass = crossing.prefix / total;
@@ -144,7 +154,7 @@ void walk_equals(const LossRow<Element>& of, float logit, const TokenGroup& grou
   const bool crosses = walk.crosses(group);
   const HeadPart part = crosses ? walk.head_of_equals(group) : walk.all_or_nothing(group);
   if (crosses) {
-    side.at_edge(of, logit, static_cast<int64_t>(part.mass / group.probability + 0.5));
+    side.at_edge(of, {logit, static_cast<int64_t>(part.mass / group.probability + 0.5)});
   } else if (of.row[of.label] == logit) {
     side.in_group(part);
   }
@@ -163,9 +173,13 @@ void walk_heavy(const LossRow<Element>& of, const Heavy& heavy, SoftTopPWalk& wa
     const double probability = of.probability(logit);
     const double lambda = of.lambda(logit);
     if (logit == label_logit && place_of_label < 0) {
-      // The sums before the label say how many of its equals precede it.
-      const double equals = (of.sums.before.total() / of.total() - walk.passed()) / probability;
-      place_of_label = i + (equals > 0.0 ? static_cast<int>(equals + 0.5) : 0);
+      // The sums before the label say how many of its equals precede it, where those outweigh what
+      // float32 rounds of the whole.
+      const double equals =
+          probability > 0x1p-14
+              ? (of.sums.before.total() / of.total() - walk.passed()) / probability + 0.5
+              : static_cast<double>(equals_before_label(of));
+      place_of_label = i + (equals > 0.0 ? static_cast<int>(equals) : 0);
     }
     if (i == place_of_label) {
       label = {probability, lambda, walk.standing(probability, lambda), Shares::kLabelApart};

@@ -12,11 +12,12 @@ struct LightBand {
   float light_logit;  // and dust below
   Band band;
 
+  // The list has the tokens from `lightest` on.
   template <typename Element>
   LightBand(const Row<Element>& row, const LossScale& scale, const LossSums& sums,
-            const LogitList& list, int most_heavy, int num_slots)
+            const LogitList& list, float lightest, int most_heavy, int num_slots)
       : heavy_logit(lowest_heavy(scale, sums, most_heavy)),
-        light_logit(lightest_logit(scale, sums)),
+        light_logit(lightest),
         band(scale, sums.max, lowest_light(row, sums, list),
              heavy_logit < sums.max ? heavy_logit : sums.max, num_slots) {}
 
@@ -125,6 +126,7 @@ SoftTopPWalk walk_row(LossRow<Element> of, const LossOptions& options, float top
                   const GroupShare& share) { shares.slot(slot, group, part, share, walk); });
   }
   walk_dust(of, dust, walk, side, shares);
+  shares.cut_at(side.edge());
   if (!(label_logit >= light.heavy_logit)) {
     label.at.mass = side.corrected(label.at.mass, walk.top_p);
   }

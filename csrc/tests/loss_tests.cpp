@@ -91,7 +91,7 @@ void losses_agree_with_a_sort() {
     // Within rounding of P, the crossing token may be either of two.
     if (exact.margin < 2e-7 && batch.top_p[0] > 0.0f && batch.top_p[0] < 1.0f) continue;
     ++compared;
-    expect(is_near(batch.losses[1], exact.losses[1], 2e-5, 1e-30), "soft top-p loss: " + what);
+    expect(is_near(batch.losses[1], exact.losses[1], 1e-5, 1e-30), "soft top-p loss: " + what);
     expect(is_near(batch.gradients[1], exact.gradients[1], 1e-4, 1e-4 * exact.scales[1] + 1e-30),
            "its gradient by T: " + what);
     expect(is_near(batch.gradients[2], exact.gradients[2], 1e-4, 2e-7 * exact.scales[2] + 1e-30),
@@ -148,7 +148,7 @@ void logits_that_hardly_differ_are_walked() {
           const std::string what = "vocab " + std::to_string(vocab) + " size " +
                                    std::to_string(std::log10(size)) + " P " +
                                    std::to_string(top_p) + (half ? " half" : "");
-          expect(is_near(batch.losses[1], exact.losses[1], 2e-5, 0.0), "close logits: " + what);
+          expect(is_near(batch.losses[1], exact.losses[1], 1e-5, 0.0), "close logits: " + what);
           expect(is_near(batch.gradients[2], exact.gradients[2], 1e-4, 1e-5 * exact.scales[2]),
                  "close logits, gradient by P: " + what);
         }
@@ -174,7 +174,7 @@ void subnormal_differences_are_told_apart() {
   batch.labels[0] = 5;
   batch.run();
   const Exact exact = exact_losses(row, kTemperature, 0.5, 5, batch.arguments.options);
-  expect(is_near(batch.losses[1], exact.losses[1], 2e-5, 0.0), "subnormal differences");
+  expect(is_near(batch.losses[1], exact.losses[1], 1e-5, 0.0), "subnormal differences");
 }
 
 void rows_that_do_not_count_are_not_read() {

@@ -130,6 +130,13 @@ struct SoftTopPWalk {
     slope += mass * lambda;
   }
 
+  // Tokens that are too light for `remaining` may be so far away that they count in the slope,
+  // which is zero after all tokens.
+  constexpr void close() {
+    trend -= decay(passed()) * slope;
+    slope = 0.0;
+  }
+
   constexpr Standing standing(double probability, double lambda) const {
     if (exclusive) return {passed(), slope};
     const double left = remaining > probability ? remaining - probability : 0.0;
@@ -161,12 +168,13 @@ struct SoftTopPWalk {
     return top_p > mass ? top_p - mass : 0.0;
   }
 
-  // Whether some of a group is head and some is tail, so that the head's mass must be found.
+  // Whether some of a group may be head and some tail, so that the head's mass must be found. With
+  // an exclusive C the head may turn out to be all of it: that depends on its last token.
   constexpr bool crosses(const TokenGroup& group) const {
     if (passed() > top_p) return false;
     // Rounding must not let the sum pass 1.
     const double left = remaining > group.mass ? remaining - group.mass : 0.0;
-    return 1.0 - left - (exclusive ? group.probability : 0.0) > top_p;
+    return 1.0 - left > top_p;
   }
 
   // The head's part of a group that crosses: of equal tokens, exact.
