@@ -44,18 +44,19 @@ class LossOptions(NamedTuple):
         return self[2:]
 
 
+class LossRows(NamedTuple):
+    """Tensors as autodeco_loss_rows takes them, in schema order."""
+
+    logits: Tensor
+    temperature: Tensor
+    top_p: Tensor
+    labels: Tensor
+    drop_uniform: Tensor | None
+
+
 def losses_of_rows(
-    logits: Tensor,
-    temperature: Tensor,
-    top_p: Tensor,
-    labels: Tensor,
-    drop_uniform: Tensor | None,
-    options: LossOptions,
-    check: bool,
-    reduction: str,
+    rows: LossRows, options: LossOptions, check: bool, reduction: str
 ) -> AutoDecoLoss:
-    """The tensors as the op takes them."""
-    rows = (logits, temperature, top_p, labels, drop_uniform)
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or _is_transformed():
         losses, _, counted = call(_ops.autodeco_loss_rows, *rows, *options, check)
         return reduced(losses, counted, reduction)
@@ -84,23 +85,14 @@ class _Losses(torch.autograd.Function):
     """(tensors of the op, options, check, reduction) -> loss, temperature_loss, top_p_loss."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        temperature: Tensor,
-        top_p: Tensor,
-        labels: Tensor,
-        drop_uniform: Tensor | None,
-        options: LossOptions,
-        check: bool,
-        reduction: str,
-    ) -> tuple[Tensor, ...]:
-        rows = (logits, temperature, top_p, labels, drop_uniform)
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        *tensors, options, check, reduction = inputs
+        rows = LossRows(*tensors)
         with _below_autograd():
             losses, gradients, counted = call(_ops.autodeco_loss_rows, *rows, *options, check)
         divisors = _divisors(counted, reduction)
-        for_logits = (logits, labels, counted) if ctx.needs_input_grad[0] else ()
-        ctx.save_for_backward(divisors, temperature, top_p, gradients, *for_logits)
+        for_logits = (rows.logits, rows.labels, counted) if ctx.needs_input_grad[0] else ()
+        ctx.save_for_backward(divisors, rows.temperature, rows.top_p, gradients, *for_logits)
         ctx.options = options
         ctx.set_materialize_grads(False)
         loss, *parts = _reduced(losses, divisors, reduction)

@@ -20,7 +20,7 @@ from autodeco_ext._arguments import (
     require_tensor,
     row_values,
 )
-from autodeco_ext._loss_autograd import LossOptions, losses_of_rows
+from autodeco_ext._loss_autograd import LossOptions, LossRows, losses_of_rows
 from autodeco_ext.reference import AutoDecoLoss
 
 _REDUCTIONS = ("mean", "sum", "none")
@@ -273,6 +273,5 @@ def _losses(
     uniform = easy_token_uniform(op, drop_uniform, labels, options, drops=drops)
     checks = checks_rows(op, check, logits)
     with errors_named(op):
-        return losses_of_rows(
-            logits, temperature, top_p, labels, uniform, options, checks, reduction
-        )
+        rows = LossRows(logits, temperature, top_p, labels, uniform)
+        return losses_of_rows(rows, options, checks, reduction)

@@ -130,26 +130,17 @@ struct LogitsOf {
     pad();
   }
 
-  // Looks at the largest of some logits first where a block has few to list; where it has more, a
-  // branch would often be mispredicted.
+  // Those from `lowest` on out of some columns, a multiple of kStep, if there is room for all.
   template <typename Element>
-  void append_block(const Block<Element>& block, float lowest, bool few) {
+  void append_columns(const Element* data, int num_columns, float lowest) {
+    complete = complete && size <= kCapacity - num_columns;
+    if (!complete) return;
     // Not through `size`, which would have to be read again after every write.
     float* target = logits + size;
-    for (int i = 0; i < block.padded; i += kStep) {
-      if (few) {
-        Floats largest = splat(-kInfinity);
-        for (int j = i; j < i + kStep; j += 2 * kLanes) {
-          const TwoFloats two = load_two(block.data + j);
-          largest = larger(largest, larger(two.first, two.second));
-        }
-        if (bits_of(at_least(largest, splat(lowest))) == 0) continue;
-      }
-      for (int j = i; j < i + kStep; j += 2 * kLanes) {
-        const TwoFloats two = load_two(block.data + j);
-        target += write_chosen(target, two.first, at_least(two.first, splat(lowest)));
-        target += write_chosen(target, two.second, at_least(two.second, splat(lowest)));
-      }
+    for (int i = 0; i < num_columns; i += 2 * kLanes) {
+      const TwoFloats two = load_two(data + i);
+      target += write_chosen(target, two.first, at_least(two.first, splat(lowest)));
+      target += write_chosen(target, two.second, at_least(two.second, splat(lowest)));
     }
     size = static_cast<int>(target - logits);
   }
@@ -275,19 +266,49 @@ inline float lightest_logit(const LossScale& scale, const LossSums& sums, double
   return scale.logit_at(-logarithm(share * sums.all.total()), sums.max);
 }
 
-// Lists the tokens from `lowest` on, out of the blocks that have some.
+// Whether kStep columns have a logit from `lowest` on.
+template <typename Element>
+bool reaches(const Element* data, float lowest) {
+  Floats largest = splat(-kInfinity);
+  for (int i = 0; i < kStep; i += 2 * kLanes) {
+    const TwoFloats two = load_two(data + i);
+    largest = larger(largest, larger(two.first, two.second));
+  }
+  return bits_of(at_least(largest, splat(lowest))) != 0;
+}
+
+// Lists the tokens from `lowest` on, out of the blocks that have some. Where those have few, the
+// columns that reach it are noted first and listed later: a branch would often be mispredicted.
 template <typename Element>
 void list_row(const Row<Element>& row, const LossSums& sums, float lowest, LogitList& list) {
+  constexpr int kParts = kBlock / kStep;
+  constexpr int kMostNoted = 64;  // still in the first-level cache when they are listed
+  const Element* noted[kMostNoted + kParts];
+  int num_noted = 0;
+  const auto list_noted = [&] {
+    for (int i = 0; i < num_noted; ++i) list.append_columns(noted[i], kStep, lowest);
+    num_noted = 0;
+  };
   list.clear();
   bool few = true;  // like the block before
-  for (int number = 0; number < row.num_blocks(); ++number) {
+  for (int number = 0; number < row.num_blocks() && list.complete; ++number) {
     if (sums.block_max[number] < lowest) continue;
-    list.complete = list.size <= LogitList::kRoom;
-    if (!list.complete) break;
-    const int before = list.size;
-    list.append_block(row.block(number), lowest, few);
-    few = list.size - before < kBlock / kStep;
+    const Block<Element> block = row.block(number);
+    if (few) {
+      const int before = num_noted;
+      for (int i = 0; i < block.padded; i += kStep) {
+        noted[num_noted] = block.data + i;
+        num_noted += reaches(block.data + i, lowest) ? 1 : 0;
+      }
+      few = num_noted - before <= kParts / 2;
+      if (num_noted >= kMostNoted) list_noted();
+    } else {
+      const int before = list.size;
+      list.append_columns(block.data, block.padded, lowest);
+      few = list.size - before < kParts;
+    }
   }
+  list_noted();
   list.pad();
 }
 
