@@ -87,7 +87,9 @@ struct PendingLossBin {
 struct RunningSums {
   double dust = 0.0;
   double dust_moment = 0.0;
-  double before = 0.0;  // of what ranks before the label, and the label
+  // Of the label's bin, or of the dust where that is below the window: what ranks before the label,
+  // and the label.
+  double before = 0.0;
   double before_moment = 0.0;
   double raw = 0.0;    // at temperature 1
   double other = 0.0;  // at the temperature of the temperature loss, of all tokens but the label
@@ -157,10 +159,13 @@ __device__ __forceinline__ float note_pieces(const float* logits, int segment, b
   return larger(max, gpu::shuffle_xor(max, kLossPieceLanes));
 }
 
-// Makes room for bins up to new_top: what was in their slots becomes dust. Ends with a barrier.
+// Makes room for bins up to new_top: what was in their slots becomes dust, and what of it was above
+// the label's bin ranks before the label. Ends with a barrier.
 __device__ __forceinline__ void move_window(LossBins* bins, const BinGrid& grid, int top,
-                                            int new_top, float temperature, RunningSums& sums) {
-  const double width = grid.width(temperature);
+                                            int new_top, const LossRow& known,
+                                            RunningSums& sums) {
+  const double width = grid.width(known.top_p_temperature);
+  const int label_bin = grid.bin(known.label_logit);
   constexpr double kBits = 1.4426950408889634;
   const int64_t rise = static_cast<int64_t>(new_top) - top;
   const int cleared = rise < kLossBins ? static_cast<int>(rise) : static_cast<int>(kLossBins);
@@ -169,8 +174,13 @@ __device__ __forceinline__ void move_window(LossBins* bins, const BinGrid& grid,
        i += static_cast<int>(gpu::num_threads())) {
     const int bin = top - static_cast<int>(kLossBins) + 1 + i;
     const BinContent content = bin_content(*bins, bin, place, width);
+    const double moment = content.weight * content.distance * kBits;
     sums.dust += content.weight;
-    sums.dust_moment += content.weight * content.distance * kBits;
+    sums.dust_moment += moment;
+    if (bin > label_bin) {
+      sums.before += content.weight;
+      sums.before_moment += moment;
+    }
     const uint32_t slot = slot_of(bin);
     bins->count[slot] = 0;
     bins->position_low[slot] = bins->position_high[slot] = 0;
@@ -205,6 +215,9 @@ __device__ __forceinline__ void add_segment(const float* logits, int segment, co
                                             bool may_rank_before, const BinGrid& grid, int top,
                                             const QuarterBits& bits, PendingLossBin& pending,
                                             RunningSums& sums, uint32_t& label_rank) {
+  const int dust_bin = top - static_cast<int>(kLossBins);
+  const int bin_of_label = grid.bin(known.label_logit);
+  const int label_bin = bin_of_label > dust_bin ? bin_of_label : dust_bin;
   constexpr float kRawBits = 4.0f * 1.44269504f;
   LossBins* bins = LossMemory::bins();
   const float reference_quarter = -0.25f * sums.reference;
@@ -225,10 +238,12 @@ __device__ __forceinline__ void add_segment(const float* logits, int segment, co
       vector_raw[i] = gpu::exp2_approximate(difference * kRawBits);
       const float place = grid.place(logit);
       const int bin = static_cast<int>(floorf(place));
-      const bool in_window = bin > top - static_cast<int>(kLossBins);
+      const bool in_window = bin > dust_bin;
       if (in_window) pending.add(bins, bin, place);
       const bool ties = logit == known.label_logit && column_of(segment, v, i) <= known.label;
-      const bool ranks_before = may_rank_before && (logit > known.label_logit || ties);
+      const bool with_label = (in_window ? bin : dust_bin) == label_bin;
+      const bool ranks_before =
+          may_rank_before && with_label && (logit > known.label_logit || ties);
       label_rank += ties;
       if (in_window && !ranks_before) continue;
       const float x = bits.of(difference);
@@ -319,7 +334,7 @@ __device__ __forceinline__ void stream_row(const Row<Element>& row, const LossRo
       sums.reference = max;
       const int new_top = result.grid.bin(max);
       if (new_top > result.top) {
-        move_window(bins, result.grid, result.top, new_top, known.top_p_temperature, sums);
+        move_window(bins, result.grid, result.top, new_top, known, sums);
         result.top = new_top;
       }
     }

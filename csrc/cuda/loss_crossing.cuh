@@ -110,9 +110,27 @@ __device__ __forceinline__ void split_equals(Crossing& crossing, uint64_t mass, 
   const uint64_t one = mass / count;
   uint64_t number = one == 0 ? count : (crossing.target - crossing.head_mass) / one + exclusive;
   if (number > count) number = count;
+  if (crossing.lowest_key == crossing.highest_key) {
+    crossing.edge_key = crossing.lowest_key;
+    crossing.edge_count = static_cast<uint32_t>(number);
+  }
   const double share = static_cast<double>(number) / count;
   crossing.head_mass += static_cast<uint64_t>(share * static_cast<double>(mass));
   crossing.head_moment += static_cast<uint64_t>(share * static_cast<double>(moment));
+}
+
+// What of the bin's mass is head, and not below the range that the rest of it lies in.
+__device__ __forceinline__ uint64_t target_of(const Crossing& crossing, uint64_t bin_mass) {
+  const uint64_t target = static_cast<uint64_t>(crossing.room * static_cast<double>(bin_mass));
+  return target < crossing.head_mass ? crossing.head_mass : target;
+}
+
+// The head of a range that was not gathered, left in head()->crossing. By one thread.
+__device__ __forceinline__ void split_counted(bool exclusive) {
+  Crossing& crossing = LossMemory::head()->crossing;
+  if (crossing.bin_mass == 0) return;  // nothing was counted
+  crossing.target = target_of(crossing, crossing.bin_mass);
+  split_equals(crossing, crossing.range_mass, crossing.range_moment, crossing.count, exclusive);
 }
 
 // The head of the range whose keys have been gathered, left in head()->crossing without a barrier.
@@ -129,12 +147,9 @@ __device__ __forceinline__ void split_gathered(const CrossingToken& token, bool 
   };
   const auto mass = [&](float logit) { return token.mass(logit); };
   const auto moment = [&](float logit) { return token.moment(logit); };
-  uint64_t target = crossing.target;
-  uint64_t bin_mass = crossing.bin_mass;
-  if (bin_mass == 0) {  // the range is the whole bin
-    bin_mass = sum(0u, mass);
-    target = static_cast<uint64_t>(crossing.room * static_cast<double>(bin_mass));
-  }
+  // Where nothing was counted the range is the whole bin.
+  const uint64_t bin_mass = crossing.bin_mass != 0 ? crossing.bin_mass : sum(0u, mass);
+  const uint64_t target = target_of(crossing, bin_mass);
   // The highest key from which on the mass exceeds the target, or the lowest there is.
   uint32_t low = crossing.lowest_key;
   uint32_t high = crossing.highest_key;
@@ -159,6 +174,7 @@ __device__ __forceinline__ void split_gathered(const CrossingToken& token, bool 
     split.head_moment += moment_above;
     if (count != 0 && split.head_mass <= target) {
       const float logit = logit_of_key(low);
+      split.lowest_key = split.highest_key = low;
       split_equals(split, count * token.mass(logit), count * token.moment(logit),
                    static_cast<uint32_t>(count), exclusive);
     }

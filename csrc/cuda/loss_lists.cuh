@@ -157,6 +157,8 @@ __device__ __forceinline__ void find_crossing(const StreamedRow& streamed, const
     crossing.highest_key = first_key_of_bin(streamed.grid, bin + 1, streamed.max) - 1;
     crossing.highest_logit = logit_of_key(crossing.highest_key);
     crossing.room = walk.room() / mass;
+    crossing.edge_key = 0;
+    crossing.edge_count = kUnknownEdge;
     crossing.target = crossing.bin_mass = 0;
     crossing.range_mass = crossing.range_moment = 0;
     crossing.head_mass = crossing.head_moment = 0;

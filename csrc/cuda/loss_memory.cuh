@@ -59,6 +59,8 @@ struct Crossing {
   uint32_t highest_key;
   float highest_logit;  // of the bin
   double room;          // share of the bin's mass that may be head
+  uint32_t edge_key;    // of the last token of the head, if tokens of keys next to it differ
+  uint32_t edge_count;  // of the tokens of that key, how many are head; kUnknownEdge
   uint64_t target;      // the same as a mass; 0: not known yet
   uint64_t bin_mass;
   uint64_t range_mass;
@@ -66,6 +68,7 @@ struct Crossing {
   uint64_t head_mass;  // above the range; in the end, of the head
   uint64_t head_moment;
 };
+constexpr uint32_t kUnknownEdge = 0xffffffffu;
 constexpr int kNoCrossing = std::numeric_limits<int>::min();
 
 // What is known of a row before its logits are read.
@@ -128,7 +131,7 @@ struct StreamedRow {
   int top;  // bin of the maximum
   double dust;
   double dust_moment;
-  double before;
+  double before;  // of the label's bin, or of the dust that it is: up to the label
   double before_moment;
   double raw;
   double other;  // without the label

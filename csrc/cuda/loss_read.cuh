@@ -62,6 +62,7 @@ __device__ __forceinline__ RowStatus read_streamed_row(const Row<Element>& row,
   }
   list_tokens(row, known, streamed, totals, start, most_narrowings);
   sum_listed(known, streamed, head->lists);
+  split_crossing(known, start.exclusive);
   if (gpu::thread_index() == 0) sum_other(known, streamed, head->sums);
   return RowStatus::kValid;
 }

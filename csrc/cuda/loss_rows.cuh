@@ -15,8 +15,8 @@ __device__ __forceinline__ void list_tokens(const Row<Element>& row, const LossR
   lists.heavy_bin = lowest_heavy_bin(streamed, totals, start.steepness);
   find_crossing(streamed, totals, lists.heavy_bin, start);
   const bool crosses = head->crossing.bin != kNoCrossing;
-  const CrossingToken token(crosses ? head->crossing.highest_logit : 0.0f, known.top_p_temperature);
   if (crosses) {
+    const CrossingToken token(head->crossing.highest_logit, known.top_p_temperature);
 #pragma unroll 1
     while (most_narrowings > 0 && head->crossing.count > kGatherCapacity &&
            head->crossing.lowest_key != head->crossing.highest_key) {
@@ -50,13 +50,6 @@ __device__ __forceinline__ void list_tokens(const Row<Element>& row, const LossR
   }
   gpu::block_barrier();
   lists.num_heavy = head->num_heavy < kHeavyCapacity ? head->num_heavy : kHeavyCapacity;
-  if (gathers) {
-    split_gathered(token, start.exclusive);
-  } else if (crosses && gpu::thread_index() == 0) {
-    Crossing& crossing = head->crossing;
-    split_equals(crossing, crossing.range_mass, crossing.range_moment, crossing.count,
-                 start.exclusive);
-  }
   sort_descending(LossMemory::heavy_keys(), lists.num_heavy);
   lists.label_index = -1;
   const uint32_t label_key = order_key(known.label_logit);
@@ -75,10 +68,12 @@ __device__ __forceinline__ double distance_of_key(uint32_t key, float max, doubl
   return (static_cast<double>(max) - static_cast<double>(logit_of_key(key))) / temperature;
 }
 
-// Leaves head()->sums.
+// Leaves head()->sums, and what room P has in the crossing bin by them.
 __device__ __forceinline__ void sum_listed(const LossRow& known, const StreamedRow& streamed,
                                            const LossLists& lists) {
+  LossHead* head = LossMemory::head();
   LossSums sums = {};
+  double above = 0.0;  // the crossing bin
   sums.max = streamed.max;
   sums.raw_weight = streamed.raw;
   sums.label_rank = streamed.label_rank;
@@ -91,6 +86,7 @@ __device__ __forceinline__ void sum_listed(const LossRow& known, const StreamedR
     const double weight = exponential(-distance);
     if (i != lists.label_index) sums.weight += weight;
     sums.moment += weight * distance;
+    above += weight;
   }
   const int lowest = streamed.top - static_cast<int>(kLossBins);
   for (int bin = lists.heavy_bin - 1 - static_cast<int>(gpu::thread_index()); bin > lowest;
@@ -98,10 +94,44 @@ __device__ __forceinline__ void sum_listed(const LossRow& known, const StreamedR
     const BinContent content = settled_bin(bin);
     sums.weight += content.weight;
     sums.moment += content.weight * content.distance;
+    if (bin > head->crossing.bin) above += content.weight;
   }
   sums.weight = block_sum(sums.weight) + streamed.dust;
   sums.moment = block_sum(sums.moment) + streamed.dust_moment;
-  keep(LossMemory::head()->sums, sums);
+  above = block_sum(above);
+  if (gpu::thread_index() == 0 && head->crossing.bin != kNoCrossing) {
+    const double label_weight =
+        sums.apart ? exponential(-distance_of_key(order_key(known.label_logit), streamed.max,
+                                                  temperature))
+                   : 0.0;
+    const double mass = static_cast<double>(known.top_p) * (sums.weight + label_weight) - above;
+    const double room = mass / settled_bin(head->crossing.bin).weight;
+    head->crossing.room = room > 0.0 ? (room < 1.0 ? room : 1.0) : 0.0;
+  }
+  keep(head->sums, sums);
+}
+
+// Divides the crossing bin between head and tail. Leaves head()->crossing without a barrier.
+__device__ __forceinline__ void split_crossing(const LossRow& known, bool exclusive) {
+  const Crossing& crossing = LossMemory::head()->crossing;
+  if (crossing.bin == kNoCrossing) return;
+  if (crossing.count <= kGatherCapacity) {
+    split_gathered(CrossingToken(crossing.highest_logit, known.top_p_temperature), exclusive);
+  } else if (gpu::thread_index() == 0) {
+    split_counted(exclusive);
+  }
+}
+
+// On which side of the cut a label of the crossing bin is.
+__device__ __forceinline__ CutSide side_of_label(const Crossing& crossing, uint32_t label_key,
+                                                 uint32_t label_rank) {
+  if (crossing.edge_count == kUnknownEdge) {
+    if (label_key > crossing.highest_key) return CutSide::kHead;
+    return label_key < crossing.lowest_key ? CutSide::kTail : CutSide::kUnknown;
+  }
+  const bool is_head = label_key == crossing.edge_key ? label_rank <= crossing.edge_count
+                                                      : label_key > crossing.edge_key;
+  return is_head ? CutSide::kHead : CutSide::kTail;
 }
 
 template <typename Items>
@@ -116,17 +146,18 @@ __device__ __forceinline__ SoftTopPWalk walk_listed(const SoftTopPWalk& start, c
   const double label_weight = exponential(-label_distance);
   const double inverse = 1.0 / (sums.weight + (sums.apart ? label_weight : 0.0));
   const double mean = sums.moment * inverse;
-  if (gpu::thread_index() == 0) {
-    Standing& at = head->label_at;
-    const double mass = streamed.before * inverse;
-    at.mass = mass < 1.0 ? mass : 1.0;
-    at.slope = mean * at.mass - streamed.before_moment * inverse;
-    if (start.exclusive) {
+  // Where no item holds the label, it is too light to be one of the dust.
+  if (gpu::thread_index() == 0) head->label_at = {1.0, 0.0};
+  const auto hold_label = [&](LossItem& item) {
+    double mass = streamed.before * inverse;
+    item.label_slope = mean * mass - streamed.before_moment * inverse;
+    if (start.exclusive && !item.equal) {
       const double probability = label_weight * inverse;
-      at.mass -= probability;
-      at.slope -= probability * (mean - label_distance);
+      mass = mass > probability ? mass - probability : 0.0;
+      item.label_slope -= probability * (mean - label_distance);
     }
-  }
+    item.label_mass = mass < item.group.mass ? mass : item.group.mass;
+  };
   const int num_heavy = static_cast<int>(lists.num_heavy);
   const int lowest = streamed.top - static_cast<int>(kLossBins);
   const int num_light = lists.heavy_bin - 1 - lowest;
@@ -147,6 +178,7 @@ __device__ __forceinline__ SoftTopPWalk walk_listed(const SoftTopPWalk& start, c
       item.count = streamed.dust > 0.0;
       if (item.count != 0) {
         item.group = {streamed.dust * inverse, mean - streamed.dust_moment / streamed.dust, 0.0};
+        if (label_bin <= lowest) hold_label(item);
       }
       return item;
     }
@@ -157,7 +189,7 @@ __device__ __forceinline__ SoftTopPWalk walk_listed(const SoftTopPWalk& start, c
     item.equal = content.equal;
     const double mass = content.weight * inverse;
     item.group = {mass, mean - content.distance, mass / content.count};
-    if (bin == label_bin) item.label_mass = streamed.before * inverse;
+    if (bin == label_bin) hold_label(item);
     if (bin == head->crossing.bin && head->crossing.bin_mass != 0) {
       const Crossing& crossing = head->crossing;
       const double head_mass = static_cast<double>(crossing.head_mass);
@@ -168,6 +200,7 @@ __device__ __forceinline__ SoftTopPWalk walk_listed(const SoftTopPWalk& start, c
       item.head_lambda =
           mean - distance -
           distance_of_key(order_key(crossing.highest_logit), streamed.max, temperature);
+      item.label_side = side_of_label(crossing, order_key(known.label_logit), streamed.label_rank);
     }
     return item;
   };

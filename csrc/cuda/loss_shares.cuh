@@ -18,19 +18,17 @@ class ShareItems {
 
   __device__ __forceinline__ void add(SoftTopPWalk& walk, const LossItem& item) {
     const TokenGroup& group = item.group;
-    if (item.label_rank != 0) {
-      SoftTopPWalk at_label = walk;
-      at_label.pass((item.label_rank - 1) * group.probability, group.lambda);
-      LossMemory::head()->label_at = at_label.standing(group.probability, group.lambda);
-    } else if (item.equal && item.label_mass > 0.0) {
-      note_label(walk, item);
-    }
     passed_ = walk.passed();
     if (item.equal && item.count == 1) {
+      if (item.label_rank != 0 || item.label_mass >= 0.0) {
+        LossMemory::head()->label_at = walk.standing(group.probability, group.lambda);
+      }
       walk.add(group.probability, group.lambda);
       kept_mass_ = walk.exclusive ? 0.0 : walk.tail * group.probability;
     } else {
-      kept_mass_ = walk.add(group, head_of(walk, item)).kept_mass;
+      const HeadPart part = head_of(walk, item);
+      if (item.label_rank != 0 || item.label_mass >= 0.0) note_label(walk, item, part);
+      kept_mass_ = walk.add(group, part).kept_mass;
     }
   }
 
@@ -54,13 +52,6 @@ class ShareItems {
   }
 
  private:
-  __device__ __forceinline__ static HeadPart head_of(const SoftTopPWalk& walk,
-                                                     const LossItem& item) {
-    if (item.head_share >= 0.0) return {item.head_share * item.group.mass, item.head_lambda};
-    if (!walk.crosses(item.group)) return walk.all_or_nothing(item.group);
-    return item.equal ? walk.head_of_equals(item.group) : walk.head_of_light(item.group);
-  }
-
   // `walk` began at the item: its head and tail are those of the item.
   __device__ __forceinline__ double mean_share(const TokenGroup& group, const SoftTopPWalk& walk,
                                                double tail) const {

@@ -12,7 +12,11 @@ struct LossItem {
   TokenGroup group = {};
   bool equal = true;        // they have one logit
   uint32_t label_rank = 0;  // of the label among them, from 1; 0: it is not told apart here
-  double label_mass = 0.0;  // C of the label that is one of them, inexact; 0: it is none
+  // Of the tokens up to the label that is one of them; the mass is below 0 where it is none. Those
+  // that differ leave out the label where C is exclusive.
+  double label_mass = -1.0;
+  double label_slope = 0.0;
+  CutSide label_side = CutSide::kUnknown;  // where they are told apart at the cut
   // Of tokens that are not equal and cross P: the share of the mass that is head, and its lambda.
   double head_share = -1.0;  // below 0: not known
   double head_lambda = 0.0;
@@ -29,36 +33,58 @@ __device__ __forceinline__ void add_equals(SoftTopPWalk& walk, uint32_t count, d
   walk.add(group, walk.crosses(group) ? walk.head_of_equals(group) : walk.all_or_nothing(group));
 }
 
-// Among equal tokens the label's place is a whole number.
-__device__ __forceinline__ void note_label(const SoftTopPWalk& walk, const LossItem& item) {
+__device__ __forceinline__ CutSide side_if(bool is_head) {
+  return is_head ? CutSide::kHead : CutSide::kTail;
+}
+
+// The head's part of an item, before the walk has passed it.
+__device__ __forceinline__ HeadPart head_of(const SoftTopPWalk& walk, const LossItem& item) {
+  if (item.head_share >= 0.0) return {item.head_share * item.group.mass, item.head_lambda};
+  if (!walk.crosses(item.group)) return walk.all_or_nothing(item.group);
+  return item.equal ? walk.head_of_equals(item.group) : walk.head_of_light(item.group);
+}
+
+// Leaves the standing of a label that the walk does not tell apart from the others of its item, on
+// the side of the cut where the walk has it.
+__device__ __forceinline__ void note_label(const SoftTopPWalk& walk, const LossItem& item,
+                                           const HeadPart& part) {
   const TokenGroup& group = item.group;
-  double rank = rint((item.label_mass - walk.passed()) / group.probability);
-  rank = rank < item.count ? rank : item.count;
-  const double others = rank > 1.0 ? (rank - 1.0) * group.probability : 0.0;
-  SoftTopPWalk at_label = walk;
-  at_label.pass(others, group.lambda);
-  LossMemory::head()->label_at = at_label.standing(group.probability, group.lambda);
+  Standing& at = LossMemory::head()->label_at;
+  CutSide side = item.label_side;
+  if (item.equal) {  // its place among them is a whole number
+    double rank = item.label_rank;
+    if (item.label_rank == 0) {
+      rank = rint(item.label_mass / group.probability);
+      rank = rank < 1.0 ? 1.0 : (rank < item.count ? rank : item.count);
+    }
+    SoftTopPWalk at_label = walk;
+    at_label.pass((rank - 1.0) * group.probability, group.lambda);
+    at = at_label.standing(group.probability, group.lambda);
+    side = side_if(rank < part.mass / group.probability + 0.5);
+  } else {
+    const double left = walk.remaining - item.label_mass;
+    at = {1.0 - (left > 0.0 ? left : 0.0), walk.slope + item.label_slope};
+    if (side == CutSide::kUnknown && !walk.crosses(group)) side = side_if(part.mass > 0.0);
+  }
+  at.mass = mass_on_side(at.mass, walk.top_p, side);
 }
 
 __device__ __forceinline__ void add_item(SoftTopPWalk& walk, const LossItem& item) {
   const TokenGroup& group = item.group;
-  if (item.equal) {
-    if (item.label_rank == 0) {
-      if (item.label_mass > 0.0) note_label(walk, item);
-      add_equals(walk, item.count, group.probability, group.lambda);
-      return;
-    }
+  if (item.equal && item.label_rank != 0) {
     add_equals(walk, item.label_rank - 1, group.probability, group.lambda);
     LossMemory::head()->label_at = walk.standing(group.probability, group.lambda);
     walk.pass(group.probability, group.lambda);
     add_equals(walk, item.count - item.label_rank, group.probability, group.lambda);
     return;
   }
-  if (item.head_share >= 0.0) {
-    walk.add(group, {item.head_share * group.mass, item.head_lambda});
-  } else {
-    walk.add(group, walk.crosses(group) ? walk.head_of_light(group) : walk.all_or_nothing(group));
+  if (item.equal && item.count == 1 && !(item.label_mass >= 0.0)) {
+    walk.add(group.probability, group.lambda);
+    return;
   }
+  const HeadPart part = head_of(walk, item);
+  if (item.label_mass >= 0.0) note_label(walk, item, part);
+  walk.add(group, part);
 }
 
 // What a walk does with its items, where nothing but their sums is wanted. Where an item holds the

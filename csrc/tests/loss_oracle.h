@@ -17,6 +17,7 @@ struct Exact {
   double gradients[3];
   double scales[3];  // what the terms of a gradient would be without their signs
   double margin;     // distance of P from the nearest C
+  double weight;     // of the label at T = 1
   std::vector<double> of_logits[2];
   double edge;  // of_logits[1] of tokens that count in C of the label have this times p more
 };
@@ -45,6 +46,7 @@ inline Exact exact_losses(const std::vector<float>& row, double temperature, dou
     return x;
   };
   const double unit_weight = softmax(1.0).weight[label];
+  exact.weight = unit_weight;
 
   const double t = std::max(temperature, static_cast<double>(options.temperature_clamp));
   const Oracle plain = softmax(t);

@@ -226,6 +226,18 @@ struct SoftTopPWalk {
 
 }  // namespace
 
+// On which side of the cut a walk has put the label. Sums that are rounded otherwise than those of
+// the walk may say otherwise where P is within rounding of C, and the label would be missing from
+// both sides or counted in both.
+enum class CutSide : uint8_t { kUnknown, kHead, kTail };
+
+// C of the label, on that side.
+static constexpr double mass_on_side(double mass, double top_p, CutSide side) {
+  if (side == CutSide::kHead && mass > top_p) return top_p;
+  if (side == CutSide::kTail && !(mass > top_p)) return top_p + 0x1p-52;
+  return mass;
+}
+
 struct LabelToken {
   double probability;
   double lambda;
