@@ -10,8 +10,8 @@ namespace autodeco::cuda {
 // A place is a float: where the largest logit is farther from the anchor than this, a bin has fewer
 // than 1024 places, and the row is read again with a better anchor.
 constexpr int kFarthestBin = 1 << 14;
-// Of the bins of a row that lies in two bins.
-constexpr float kFineness = 512.0f;
+// A row that lies in no more bins than these is read into finer ones.
+constexpr int kFewBins = 32;
 
 __device__ __forceinline__ uint32_t slot_of(int bin) {
   return static_cast<uint32_t>(bin) % kLossBins;

@@ -73,20 +73,27 @@ __device__ __forceinline__ BinContent settled_bin(int bin) {
   return content;
 }
 
-// Whether the row is flat and all that matters of it lies in two bins: its tokens differ by less
-// than their places in a bin could tell.
-__device__ __forceinline__ bool is_narrow(const StreamedRow& streamed, const BinTotals& totals) {
-  if (totals.weight * kHeavy < 0.9) return false;
+// How much finer bins should be: more than once where the row is flat and all that matters of it
+// lies in a few of them, so that tokens of one bin differ by as much as tokens of the row.
+__device__ __forceinline__ float needed_fineness(const StreamedRow& streamed,
+                                                 const BinTotals& totals) {
+  if (totals.weight * kHeavy < 0.9) return 1.0f;
   double inside = 0.0;
-  for (int bin = streamed.top; bin > streamed.top - 2; --bin) {
-    const BinContent content = settled_bin(bin);
-    // Equal tokens are told by none.
-    if (bin == streamed.top && content.equal && content.weight > (1.0 - 1e-7) * totals.weight) {
-      return false;
+  bool equal = true;  // in every bin: finer ones would tell no more
+  int bin = streamed.top;
+#pragma unroll 1
+  for (int few = 2; few <= kFewBins; few *= 2) {
+    for (; bin > streamed.top - few; --bin) {
+      const BinContent content = settled_bin(bin);
+      equal &= content.count == 0 || content.equal;
+      inside += content.weight;
     }
-    inside += content.weight;
+    if (inside > (1.0 - 1e-7) * totals.weight) {
+      // The row has half of the finer bins, whichever of its bin the maximum is in.
+      return equal ? 1.0f : static_cast<float>(kLossBins / 2) / static_cast<float>(few);
+    }
   }
-  return inside > (1.0 - 1e-7) * totals.weight;
+  return 1.0f;
 }
 
 // The lowest bin whose tokens have at least this probability; streamed.top + 1 where there is none.

@@ -53,10 +53,9 @@ __device__ __forceinline__ RowStatus read_streamed_row(const Row<Element>& row,
     if (streamed.status != RowStatus::kValid) return streamed.status;
     totals = settle_bins(known, streamed);
     if (anchor > -kInfinity) break;
-    const bool narrow = is_narrow(streamed, totals);
-    if (!narrow && streamed.top <= kFarthestBin) break;
+    fineness = needed_fineness(streamed, totals);
+    if (fineness == 1.0f && streamed.top <= kFarthestBin) break;
     anchor = streamed.max;
-    if (narrow) fineness = kFineness;
     --most_narrowings;
     gpu::block_barrier();  // the bins have been read
   }
