@@ -162,8 +162,7 @@ __device__ __forceinline__ float note_pieces(const float* logits, int segment, b
 // Makes room for bins up to new_top: what was in their slots becomes dust, and what of it was above
 // the label's bin ranks before the label. Ends with a barrier.
 __device__ __forceinline__ void move_window(LossBins* bins, const BinGrid& grid, int top,
-                                            int new_top, const LossRow& known,
-                                            RunningSums& sums) {
+                                            int new_top, const LossRow& known, RunningSums& sums) {
   const double width = grid.width(known.top_p_temperature);
   const int label_bin = grid.bin(known.label_logit);
   constexpr double kBits = 1.4426950408889634;

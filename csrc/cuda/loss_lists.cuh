@@ -39,13 +39,21 @@ __device__ __forceinline__ BinTotals settle_bins(const LossRow& known,
   BinTotals totals;
   totals.top = static_cast<double>(streamed.grid.place(streamed.max));
   totals.width = streamed.grid.width(known.top_p_temperature);
+  const int label_bin = streamed.grid.bin(known.label_logit);
   double weight = 0.0;
   for (int i = static_cast<int>(gpu::thread_index()); i < static_cast<int>(kLossBins);
        i += static_cast<int>(gpu::num_threads())) {
     const int bin = streamed.top - i;
     const uint32_t slot = slot_of(bin);
-    const BinContent content = bin_content(bins, bin, totals.top, totals.width);
+    BinContent content = bin_content(bins, bin, totals.top, totals.width);
     if (content.count == 0) continue;
+    // dT is next to nothing where most of the mass has the label's logit: as exact as the label's.
+    if (bin == label_bin && content.equal) {
+      const double below =
+          static_cast<double>(streamed.max) - static_cast<double>(known.label_logit);
+      content.distance = below / static_cast<double>(known.top_p_temperature);
+      content.weight = content.count * exponential(-content.distance);
+    }
     weight += content.weight;
     const uint64_t weight_bits = std::bit_cast<uint64_t>(content.weight);
     const uint64_t distance_bits = std::bit_cast<uint64_t>(content.distance);

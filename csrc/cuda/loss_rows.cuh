@@ -101,9 +101,9 @@ __device__ __forceinline__ void sum_listed(const LossRow& known, const StreamedR
   above = block_sum(above);
   if (gpu::thread_index() == 0 && head->crossing.bin != kNoCrossing) {
     const double label_weight =
-        sums.apart ? exponential(-distance_of_key(order_key(known.label_logit), streamed.max,
-                                                  temperature))
-                   : 0.0;
+        sums.apart
+            ? exponential(-distance_of_key(order_key(known.label_logit), streamed.max, temperature))
+            : 0.0;
     const double mass = static_cast<double>(known.top_p) * (sums.weight + label_weight) - above;
     const double room = mass / settled_bin(head->crossing.bin).weight;
     head->crossing.room = room > 0.0 ? (room < 1.0 ? room : 1.0) : 0.0;
@@ -111,7 +111,7 @@ __device__ __forceinline__ void sum_listed(const LossRow& known, const StreamedR
   keep(head->sums, sums);
 }
 
-// Divides the crossing bin between head and tail. Leaves head()->crossing without a barrier.
+// Divides the crossing bin between head and tail. Ends with a barrier.
 __device__ __forceinline__ void split_crossing(const LossRow& known, bool exclusive) {
   const Crossing& crossing = LossMemory::head()->crossing;
   if (crossing.bin == kNoCrossing) return;
@@ -120,6 +120,7 @@ __device__ __forceinline__ void split_crossing(const LossRow& known, bool exclus
   } else if (gpu::thread_index() == 0) {
     split_counted(exclusive);
   }
+  gpu::block_barrier();
 }
 
 // On which side of the cut a label of the crossing bin is.

@@ -1,5 +1,6 @@
-// How much of what is allowed the loss kernels are off by, on the emulated device: the tables of
-// docs/kernels.md.
+// What share of the allowed error the loss kernels take on the emulated device: the table of
+// docs/kernels.md. Every row counts twice: with P known to 2e-7, as masses are elsewhere, and,
+// where no token's C is next to P, with P as it is.
 #include <cstdlib>
 #include <map>
 
@@ -12,103 +13,123 @@ using namespace autodeco;
 using namespace autodeco::tests;
 
 constexpr float kTemperatures[] = {0.05f, 0.3f, 0.7f, 1.0f, 1.5f, 3.0f, 30.0f, 1e3f, 1e6f};
-constexpr float kTopPs[] = {1e-3f,      0.1f,    0.5f,          0.9f, 0.999f,
-                            0.9994507f, 0.9999f, 1.0f - 0x1p-24f, 1.0f};
+constexpr float kTopPs[] = {1e-3f,           0.1f, 0.5f, 0.9f, 0.999f, 0.9994507f, 0.9999f,
+                            1.0f - 0x1p-24f, 1.0f};
+// The op takes 1e-100 for a steepness of 0.
 constexpr double kSteepness[] = {1e-100, 1.0, 30.0, 30.0, 50.0, 300.0, 10000.0};
+constexpr double kCutSlack = 2e-7;
 
-struct Tables {
-  std::map<std::string, LossShares> rows[5];
-  void take(int table, const std::string& name, const LossShares& shares) {
-    rows[table][name].take(shares);
-  }
+// Where kernels.md says that more is missed.
+const char* const kSteep = "steepness 10000";
+const char* const kHairline = "all logits within 0.004 T";
+
+struct Shares {
+  LossShares around;  // for any P within kCutSlack
+  LossShares exact;
 };
+std::map<std::string, Shares> worst;
 
-std::string named(const char* what, double value) {
-  char text[60];
-  std::snprintf(text, sizeof text, "%s %.8g", what, value);
-  return text;
+// In one of four cases P is, to a float, where C of the label is.
+LossInputs random_inputs(const std::vector<float>& row, std::mt19937_64& random) {
+  LossInputs inputs;
+  LossOptions& options = inputs.options;
+  const float temperature = kTemperatures[random() % std::size(kTemperatures)];
+  float top_p = kTopPs[random() % std::size(kTopPs)];
+  options.steepness = kSteepness[random() % std::size(kSteepness)];
+  options.exclusive = random() % 3 == 0;
+  const int label = static_cast<int>(choose_label(row, temperature, top_p, random));
+  if (random() % 4 == 0) top_p = static_cast<float>(mass_at(row, temperature, label, options));
+  inputs.temperature = {temperature};
+  inputs.top_p = {top_p};
+  inputs.labels = {label};
+  return inputs;
+}
+
+std::string regime_of(const char* family, const std::vector<float>& row, const LossInputs& inputs) {
+  if (inputs.options.steepness > 300.0) return kSteep;
+  float low = std::numeric_limits<float>::infinity();
+  float high = -low;
+  for (const float logit : row) {
+    if (std::isinf(logit)) continue;
+    low = std::min(low, logit);
+    high = std::max(high, logit);
+  }
+  const double span = static_cast<double>(high) - static_cast<double>(low);
+  return span > 0.0 && span < 0.004 * inputs.temperature[0] ? kHairline : family;
 }
 
 template <typename Element>
-void judge_families(int trials, uint64_t seed, double slack, Tables& tables, bool with_logits) {
-  std::mt19937_64 random(seed);
-  for (const LossFamily& family : kLossFamilies) {
-    for (int trial = 0; trial < trials; ++trial) {
-      const int vocab = trial % 16 == 7 ? 30000 : 2 + static_cast<int>(random() % 4000);
-      const Batch<Element> batch({family.make(vocab, random)}, 0);
-      LossInputs inputs;
-      LossOptions& options = inputs.options;
-      const float temperature = kTemperatures[random() % std::size(kTemperatures)];
-      float top_p = kTopPs[random() % std::size(kTopPs)];
-      options.steepness = kSteepness[random() % std::size(kSteepness)];
-      options.exclusive = random() % 3 == 0;
-      const int label =
-          static_cast<int>(choose_label(batch.rows[0], temperature, top_p, random));
-      if (random() % 4 == 0) {  // where C of the label is
-        const Oracle oracle(batch.rows[0], temperature);
-        double total = 0.0, mass = 0.0;
-        for (const double weight : oracle.weight) total += weight;
-        for (const int i : oracle.order) {
-          if (i == label && options.exclusive) break;
-          mass += oracle.weight[i];
-          if (i == label) break;
-        }
-        top_p = static_cast<float>(std::min(mass / total, 1.0));
-      }
-      inputs.temperature = {temperature};
-      inputs.top_p = {top_p};
-      inputs.labels = {label};
-      const LossResult got = autodeco_loss(batch, inputs);
-      const float results[5] = {got.losses[0], got.losses[1], got.gradients[0], got.gradients[1],
-                                got.gradients[2]};
-      LossShares shares =
-          shares_of_row(batch.rows[0], temperature, top_p, label, options, results, slack);
-      if (with_logits && options.steepness <= 300.0 && trial % 2 == 0) {
-        const Upstream upstream(1, 0.0f, 1.0f);
-        const LogitsGradient<Element> gradient = logits_gradient(batch, inputs, upstream);
-        shares.worst[5] =
-            miss_of_row(batch.rows[0], inputs, 0, upstream, gradient.values.data());
-      }
-      if (slack == 0.0) {
-        const Exact e = exact_losses(batch.rows[0], temperature, top_p, label, options);
-        if (e.margin < std::max(1e-5 * (1.0 - (double)top_p), 3e-14)) continue;
-      }
-      for (int i = 0; i < 6; ++i) {
-        if (shares.worst[i] > 1.0 && std::getenv("VERBOSE")) {
-          const Exact e = exact_losses(batch.rows[0], temperature, top_p, label, options);
-          std::printf("MISS result %d share %.3g: %s trial %d vocab %d dtype %d T %g P %.9g a %g excl %d margin %.2g got %.9g\n", i, shares.worst[i],
-                      family.name, trial, vocab, (int)sizeof(Element), temperature, top_p, options.steepness, options.exclusive, e.margin, i < 5 ? results[i] : 0.0f);
-          std::printf("   exact %.9g %.9g %.9g %.9g %.9g\n", e.losses[0], e.losses[1], e.gradients[0], e.gradients[1], e.gradients[2]);
-        }
-      }
-      tables.take(0, family.name, shares);
-      tables.take(1, named("a", options.steepness), shares);
-      bool listed = false;
-      for (float p : kTopPs) listed |= p == top_p;
-      tables.take(2, listed ? named("P", top_p) : "P on C", shares);
-      tables.take(3, named("T", temperature), shares);
-      tables.take(4, sizeof(Element) == 4 ? "fp32" : std::is_same_v<Element, cuda::Float16> ? "fp16" : "bf16", shares);
+void judge_family(const LossFamily& family, int trials, std::mt19937_64& random) {
+  for (int trial = 0; trial < trials; ++trial) {
+    const int vocab = trial % 16 == 7 ? 30000 : 2 + static_cast<int>(random() % 4000);
+    const Batch<Element> batch({family.make(vocab, random)}, 0);
+    const std::vector<float>& row = batch.rows[0];
+    const LossInputs inputs = random_inputs(row, random);
+    const LossResult got = autodeco_loss(batch, inputs);
+    const float results[5] = {got.losses[0], got.losses[1], got.gradients[0], got.gradients[1],
+                              got.gradients[2]};
+    Shares& shares = worst[regime_of(family.name, row, inputs)];
+    const RowJudge judge(row, inputs.temperature[0], inputs.top_p[0],
+                         static_cast<int>(inputs.labels[0]), inputs.options);
+    shares.around.take(judge.shares(results, kCutSlack));
+    if (judge.is_clear()) shares.exact.take(judge.shares(results, 0.0));
+    if (trial % 2 == 0) {
+      const Upstream upstream(1, 0.0f, 1.0f);
+      const LogitsGradient<Element> gradient = logits_gradient(batch, inputs, upstream);
+      double& miss = shares.around.worst[LossShares::kOfLogits];
+      miss = std::max(miss, miss_of_row(row, inputs, 0, upstream, gradient.values.data()));
     }
   }
+}
+
+// What a regime may take of what is allowed: each loss, dT and dP, dL/dlogits.
+struct Limits {
+  double loss = 1.0;
+  double temperature = 1.0;
+  double top_p = 1.0;
+  double logits = 1.0;
+};
+
+Limits limits_of(const std::string& regime) {
+  if (regime == kSteep) return {1.0, 1e6, 1e4, 1e6};
+  if (regime == kHairline) return {1.0, 1e6, 1.0, 100.0};
+  return {};
+}
+
+void report(const std::string& regime, const char* what, const LossShares& shares) {
+  const Limits limits = limits_of(regime);
+  const double allowed[LossShares::kResults] = {limits.loss,        limits.loss,
+                                                limits.temperature, limits.temperature,
+                                                limits.top_p,       limits.logits};
+  std::printf("%-28s %-12s", regime.c_str(), what);
+  for (int i = 0; i < LossShares::kResults; ++i) {
+    std::printf(" %9.2g", shares.worst[i]);
+    expect(shares.worst[i] <= allowed[i], regime + " " + what + ", result " + std::to_string(i));
+  }
+  std::printf("\n");
 }
 
 }  // namespace
 
 int main(int count, char** values) {
-  const int trials = count > 1 ? std::atoi(values[1]) : 100;
-  const double slack = count > 2 ? std::atof(values[2]) : 2e-7;
-  const int seed = count > 3 ? std::atoi(values[3]) : 1;
-  Tables tables;
-  judge_families<cuda::BFloat16>(trials, seed, slack, tables, true);
-  judge_families<float>(trials, seed + 1, slack, tables, true);
-  judge_families<cuda::Float16>(trials, seed + 2, slack, tables, true);
-  std::printf("%-20s %9s %9s %9s %9s %9s %9s\n", "", "T loss", "loss", "T dT", "dT", "dP", "dlogits");
-  for (const auto& table : tables.rows) {
-    for (const auto& [name, shares] : table) {
-      std::printf("%-20s", name.c_str());
-      for (const double worst : shares.worst) std::printf(" %9.3g", worst);
-      std::printf("\n");
+  const int trials = count > 1 ? std::atoi(values[1]) : 60;
+  std::mt19937_64 random(count > 2 ? std::atoi(values[2]) : 1);
+  try {
+    for (const LossFamily& family : kLossFamilies) {
+      judge_family<cuda::BFloat16>(family, trials, random);
+      judge_family<float>(family, trials, random);
+      judge_family<cuda::Float16>(family, trials, random);
     }
-    std::printf("\n");
+  } catch (const std::exception& error) {
+    expect(false, error.what());
   }
+  std::printf("%-28s %-12s %9s %9s %9s %9s %9s %9s\n", "share of what is allowed", "P within",
+              "T loss", "P loss", "T loss dT", "P loss dT", "dP", "dlogits");
+  for (const auto& [regime, shares] : worst) {
+    report(regime, "2e-7", shares.around);
+    report(regime, "0", shares.exact);
+  }
+  std::printf("%s\n", failures == 0 ? "emulated loss accuracy: all passed"
+                                    : "emulated loss accuracy: FAILED");
+  return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -52,6 +52,7 @@ LogitsGradient<Element> logits_gradient(const Batch<Element>& batch, const LossI
 struct LogitsGradientOracle {
   std::vector<double> wanted;
   std::vector<double> averaged;
+  std::vector<double> terms;  // without their signs, of the second loss
   double scale = 0.0;
 
   LogitsGradientOracle(const std::vector<float>& row, int64_t label, float temperature,
@@ -67,6 +68,11 @@ struct LogitsGradientOracle {
     }
     scale = std::fabs(first) * largest[0] + std::fabs(second) * largest[1];
     averaged = wanted;
+    terms = exact.logits_scale;
+    for (double& term : terms) term *= std::fabs(second);
+    double others = 0.0;
+    for (const double term : terms) others += term;
+    terms[label] = others;
     average_light_ties(row, label, std::max(temperature, options.top_p_temperature_clamp),
                        second * exact.edge);
   }
@@ -102,7 +108,7 @@ struct LogitsGradientOracle {
 };
 
 // The largest error of the row, in units of what is allowed: 1e-3 of the element or 2e-4 of the
-// largest, as for the CPU, and the rounding to the dtype.
+// largest, as for the CPU, 1e-5 of its terms, and the rounding to the dtype.
 template <typename Element>
 double worst_miss(const LogitsGradientOracle& oracle, const Element* got) {
   const double rounding = std::is_same_v<Element, float>           ? 0.0
@@ -113,7 +119,8 @@ double worst_miss(const LogitsGradientOracle& oracle, const Element* got) {
   for (size_t i = 0; i < oracle.wanted.size(); ++i) {
     const double value = cuda::to_float(got[i]);
     const double size = std::max(std::fabs(oracle.wanted[i]), std::fabs(oracle.averaged[i]));
-    const double allowed = std::max(1e-3 * size, 2e-4 * oracle.scale) + rounding * size + subnormal;
+    const double allowed = std::max(1e-3 * size, 2e-4 * oracle.scale) + 1e-5 * oracle.terms[i] +
+                           rounding * size + subnormal;
     const double miss =
         std::min(std::fabs(value - oracle.wanted[i]), std::fabs(value - oracle.averaged[i])) /
         allowed;

@@ -1,5 +1,5 @@
-// Rows, parameters and labels that are hard for the training losses, and a judge of the results that
-// allows what python_tests/oracle.py allows.
+// Rows, parameters and labels that are hard for the training losses, and a judge of the results
+// that allows what python_tests/oracle.py allows.
 #pragma once
 
 #include "loss_oracle.h"
@@ -44,10 +44,10 @@ inline std::vector<float> make_biased_sums(int vocab, std::mt19937_64& random) {
   std::vector<float> row(static_cast<size_t>(vocab));
   const float equal = -uniform(random);
   for (int i = 0; i < vocab; ++i) {
-    row[i] = i == 0                     ? 0.0f
+    row[i] = i == 0                    ? 0.0f
              : i >= 512 && i < 5 * 512 ? equal
-             : i % 17 == 0              ? -3.0f
-                                        : -20.0f + uniform(random);
+             : i % 17 == 0             ? -3.0f
+                                       : -20.0f + uniform(random);
   }
   return row;
 }
@@ -92,8 +92,24 @@ constexpr LossFamily kLossFamilies[] = {
 };
 constexpr int kNumLossFamilies = static_cast<int>(std::size(kLossFamilies));
 
+// C of a token.
+inline double mass_at(const std::vector<float>& row, double temperature, int token,
+                      const LossOptions& options) {
+  const Oracle oracle(row, temperature);
+  double total = 0.0;
+  double mass = 0.0;
+  for (const double weight : oracle.weight) total += weight;
+  for (const int i : oracle.order) {
+    if (i == token && options.exclusive) break;
+    mass += oracle.weight[i];
+    if (i == token) break;
+  }
+  return std::min(mass / total, 1.0);
+}
+
 // Errors as shares of what is allowed, the largest of many rows.
 struct LossShares {
+  static constexpr int kOfLogits = 5;
   static constexpr int kResults = 6;
   double worst[kResults] = {};  // both losses, dT of both, dP, dL/dlogits
 
@@ -102,71 +118,102 @@ struct LossShares {
   }
 };
 
-// Of a row whose results are right for any P within `slack`: float32 masses are known to that, and
-// a result between two that are right is too.
-inline LossShares shares_of_row(const std::vector<float>& row, double temperature, float top_p,
-                                int label, const LossOptions& options, const float (&got)[5],
-                                double slack) {
-  const Exact exact = exact_losses(row, temperature, top_p, label, options);
-  const double clamped =
-      std::max(temperature, static_cast<double>(options.top_p_temperature_clamp));
-  std::vector<Exact> all = {exact};
-  if (slack > 0.0 && top_p > 0.0f && top_p < 1.0f) {
-    std::vector<double> moves = {-slack, slack};
-    if (exact.margin <= slack) {
-      const Oracle oracle(row, clamped);
-      double total = 0.0;
-      double mass = 0.0;
-      for (const double weight : oracle.weight) total += weight;
-      for (const int i : oracle.order) {
-        const double p = oracle.weight[i] / total;
-        const double jump = mass + (options.exclusive ? 0.0 : p) - static_cast<double>(top_p);
-        if (std::fabs(jump) <= slack && p > slack / 2 && moves.size() < 40) {
-          moves.insert(moves.end(), {jump - 1e-15, jump + 1e-15});
-        }
-        mass += p;
-      }
-    }
-    for (const double move : moves) {
-      all.push_back(exact_losses(row, temperature, std::max(top_p + move, 0.0), label, options));
-    }
+// Judges the losses of a row and their gradients with respect to T and P, as
+// python_tests/loss_oracle.py does.
+class RowJudge {
+ public:
+  RowJudge(const std::vector<float>& row, double temperature, float top_p, int label,
+           const LossOptions& options)
+      : row_(row),
+        temperature_(temperature),
+        top_p_(top_p),
+        label_(label),
+        options_(options),
+        exact_(at(0.0)) {}
+
+  // Whether no rounding in double moves a token across the cut.
+  bool is_clear() const {
+    return exact_.margin >= std::max(1e-5 * (1.0 - static_cast<double>(top_p_)), 3e-14);
   }
-  const double relative[5] = {1e-5, 1e-5, 1e-4, 1e-4, 1e-4};
-  const bool is_head = exact.gradients[2] >= 0.0;
-  const double first = std::max(temperature, static_cast<double>(options.temperature_clamp));
-  const double weight = exact.weight;
-  LossShares shares;
-  for (int i = 0; i < 5; ++i) {
-    const auto value = [i](const Exact& one) {
-      return i < 2 ? one.losses[i] : one.gradients[i - 2];
-    };
-    const auto scale = [&](const Exact& one) {
-      switch (i) {
-        case 0:
-          return 0.0;
-        case 1:
-          return 1e-5 * weight * options.probability_eps;
-        case 4:
-          return is_head ? 2e-7 * one.scales[2] : 0.0;
-        default:
-          return 1e-5 * one.scales[i - 2];
-      }
-    };
-    double low = value(exact), high = low, size = std::fabs(low), absolute = scale(exact);
-    for (const Exact& one : all) {
-      low = std::min(low, value(one));
-      high = std::max(high, value(one));
-      size = std::max(size, std::fabs(value(one)));
-      absolute = std::max(absolute, scale(one));
+
+  // A result is right if it is for any P within `slack`, or lies between two that are.
+  LossShares shares(const float (&got)[5], double slack) const {
+    std::vector<Exact> right = {exact_};
+    if (top_p_ > 0.0f && top_p_ < 1.0f) {
+      for (const double move : moves(slack)) right.push_back(at(move));
     }
-    const double unit = i == 2 ? first : i == 3 ? clamped : 1.0;
-    const double allowed = (relative[i] + 0x1p-23) * size + absolute +
-                           1e-25 / std::min(unit, 1.0) + 0x1p-149;
-    const double error = std::max({low - got[i], got[i] - high, 0.0});
-    shares.worst[i] = std::isnan(got[i]) ? std::numeric_limits<double>::infinity()
-                                         : error / allowed;
+    const double first = std::max(temperature_, static_cast<double>(options_.temperature_clamp));
+    const double second =
+        std::max(temperature_, static_cast<double>(options_.top_p_temperature_clamp));
+    constexpr double kRelative[5] = {1e-5, 1e-5, 1e-4, 1e-4, 1e-4};
+    const double units[5] = {1.0, 1.0, first, second, 1.0};
+    LossShares shares;
+    for (int i = 0; i < 5; ++i) {
+      double low = value(exact_, i);
+      double high = low;
+      double absolute = 0.0;
+      for (const Exact& one : right) {
+        low = std::min(low, value(one, i));
+        high = std::max(high, value(one, i));
+        absolute = std::max(absolute, floor_of(one, i));
+      }
+      const double size = std::max(std::fabs(low), std::fabs(high));
+      // What is smaller than 1e-25 nobody trains on.
+      const double allowed =
+          (kRelative[i] + 0x1p-23) * size + absolute + 1e-25 / std::min(units[i], 1.0) + 0x1p-149;
+      const double result = got[i];
+      shares.worst[i] = std::isnan(result) ? std::numeric_limits<double>::infinity()
+                                           : std::max({low - result, result - high, 0.0}) / allowed;
+    }
+    return shares;
   }
-  return shares;
-}
+
+ private:
+  Exact at(double move) const {
+    return exact_losses(row_, temperature_, std::max(static_cast<double>(top_p_) + move, 0.0),
+                        label_, options_);
+  }
+
+  // Both ends of the slack, and both sides of every C between them, where a result jumps.
+  std::vector<double> moves(double slack) const {
+    std::vector<double> moves;
+    if (slack == 0.0) return moves;
+    moves = {-slack, slack};
+    if (exact_.margin > slack) return moves;
+    const Oracle oracle(
+        row_, std::max(temperature_, static_cast<double>(options_.top_p_temperature_clamp)));
+    double total = 0.0;
+    double mass = 0.0;
+    for (const double weight : oracle.weight) total += weight;
+    for (const int i : oracle.order) {
+      const double p = oracle.weight[i] / total;
+      const double jump = mass + (options_.exclusive ? 0.0 : p) - static_cast<double>(top_p_);
+      if (std::fabs(jump) <= slack && p > slack / 2) {
+        moves.insert(moves.end(), {jump - 1e-15, jump + 1e-15});
+      }
+      mass += p;
+    }
+    return moves;
+  }
+
+  static double value(const Exact& one, int result) {
+    return result < 2 ? one.losses[result] : one.gradients[result - 2];
+  }
+
+  // What a result may be off by where its terms cancel: TOLERANCES of python_tests/oracle.py.
+  double floor_of(const Exact& one, int result) const {
+    if (result == 0) return 0.0;
+    if (result == 1) return 1e-5 * exact_.weight * options_.probability_eps;
+    if (result < 4) return 1e-5 * one.scales[result - 2];
+    return exact_.gradients[2] >= 0.0 ? 2e-7 * one.scales[2] : 0.0;
+  }
+
+  const std::vector<float>& row_;
+  double temperature_;
+  float top_p_;
+  int label_;
+  LossOptions options_;
+  Exact exact_;
+};
 
 }  // namespace autodeco::tests

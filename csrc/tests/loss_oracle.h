@@ -19,6 +19,7 @@ struct Exact {
   double margin;     // distance of P from the nearest C
   double weight;     // of the label at T = 1
   std::vector<double> of_logits[2];
+  std::vector<double> logits_scale;  // what the terms of of_logits[1] would be without their signs
   double edge;  // of_logits[1] of tokens that count in C of the label have this times p more
 };
 
@@ -111,6 +112,7 @@ inline Exact exact_losses(const std::vector<float>& row, double temperature, dou
   exact.scales[2] = unit_weight * r * a / total;
   const double mean = -r + r / total * (head + tail - a * leaning) + (one ? a * r * c[label] : 0.0);
   exact.of_logits[1].resize(vocab);
+  exact.logits_scale.resize(vocab);
   double later = 0.0;  // U
   exact.edge = one ? unit_weight / tp * a * r : 0.0;
   bool upto_label = false;
@@ -124,6 +126,9 @@ inline Exact exact_losses(const std::vector<float>& row, double temperature, dou
     if (i == label && !options.exclusive) upto_label = true;
     exact.of_logits[1][i] = unit_weight * oracle.weight[i] / tp *
                             (r / total * h + (one && upto_label ? a * r : 0.0) - mean);
+    exact.logits_scale[i] =
+        unit_weight * oracle.weight[i] / tp *
+        (r / total * (1.0 + a * later + a * leaning) + r + (one ? 2.0 * a * r : 0.0));
     if (i == label) upto_label = true;
     if (i != label) sum += exact.of_logits[1][i];
   }
