@@ -82,7 +82,8 @@ void judge_family(const LossFamily& family, int trials, std::mt19937_64& random)
   }
 }
 
-// What a regime may take of what is allowed: each loss, dT and dP, dL/dlogits.
+// What a regime may take of what is allowed: each loss, dT and dP, dL/dlogits. Beyond 1 it is what
+// has been measured.
 struct Limits {
   double loss = 1.0;
   double temperature = 1.0;
@@ -91,8 +92,8 @@ struct Limits {
 };
 
 Limits limits_of(const std::string& regime) {
-  if (regime == kSteep) return {1.0, 1e6, 1e4, 1e6};
-  if (regime == kHairline) return {1.0, 1e6, 1.0, 100.0};
+  if (regime == kSteep) return {1.0, 4.0, 5.0, 40.0};
+  if (regime == kHairline) return {1.0, 1e4, 1.0, 50.0};
   return {};
 }
 
