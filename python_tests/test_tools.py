@@ -53,6 +53,19 @@ def test_a_spill_fails_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert last == "kernel resources: sample<float16, several> on sm_90a spills 8 bytes"
 
 
+def test_a_spill_of_a_function_that_a_kernel_calls_is_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called = (
+        "ptxas info    : Function properties for _ZN8autodeco4cuda7collectEv\n"
+        "    8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads\n"
+    )
+    assert run(tmp_path, log_of(HALVES, "sm_90a") + called + log_of(FLOATS, "sm_90a")) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert " ".join(said[2].split()) == "sm_90a sample<float16, several> 96 24 16 0"
+    assert said[-1] == "kernel resources: sample<float16, several> on sm_90a spills 16 bytes"
+
+
 @pytest.mark.parametrize(
     ("arch", "kibibytes"), [("sm_80", 163), ("sm_86", 99), ("sm_90a", 227), ("sm_120", 99)]
 )

@@ -54,23 +54,24 @@ class Kernel(NamedTuple):
 
 def read_kernels(log: str) -> list[Kernel]:
     """The kernels that `log` speaks of, sorted, with mangled names."""
-    symbol = arch = ""
-    stack = spilled = 0
-    kernels = []
+    kernels: list[Kernel] = []
     for line in log.splitlines():
         if entry := ENTRY.search(line):
             symbol, arch = entry.groups()
-        elif spills := SPILLS.search(line):
-            stack, stores, loads = map(int, spills.groups())
-            spilled = stores + loads
-        elif (registers := REGISTERS.search(line)) and symbol:
-            shared = SHARED.search(line)
-            static = int(shared[1]) if shared else 0
             capability = int(re.sub(r"\D", "", arch))
-            kernels.append(
-                Kernel(capability, arch, symbol, int(registers[1]), stack, spilled, static)
+            kernels.append(Kernel(capability, arch, symbol, 0, 0, 0, 0))
+        elif (spills := SPILLS.search(line)) and kernels:
+            # Of the kernel, or below it of a function that it calls: ptxas compiles those with it.
+            stack, stores, loads = map(int, spills.groups())
+            last = kernels[-1]
+            kernels[-1] = last._replace(
+                stack=last.stack + stack, spilled=last.spilled + stores + loads
             )
-            symbol = ""
+        elif (registers := REGISTERS.search(line)) and kernels:
+            shared = SHARED.search(line)
+            kernels[-1] = kernels[-1]._replace(
+                registers=int(registers[1]), static_shared=int(shared[1]) if shared else 0
+            )
     return sorted(kernels)
 
 

@@ -9,6 +9,7 @@ namespace autodeco::cuda {
 template <typename Visit>
 __device__ __forceinline__ void for_each_candidate(const CandidateList& list, const Memory& memory,
                                                    Visit visit) {
+#pragma unroll 1
   for (unsigned i = gpu::thread_index(); i < list.size; i += gpu::num_threads()) {
     const uint64_t entry = memory.list()[i];
     visit(static_cast<uint32_t>(entry >> 32), static_cast<int>(static_cast<uint32_t>(entry)));

@@ -13,25 +13,23 @@ struct Decision {
 
 // By the leader after the streaming read.
 template <typename Element, bool kTeam>
-__device__ __forceinline__ Decision decide(const RowTask<Element, kTeam>& task,
-                                           const Scaling& scaling) {
-  const Memory& memory = task.memory;
+__device__ __forceinline__ Decision decide(const Leader<Element, kTeam>& leader) {
+  const Memory& memory = leader.memory;
   const Plan& plan = memory.head()->plan;
-  collect(task.row, plan, scaling, memory);
+  collect();
   const Summary& summary = memory.head()->summary;
   // Without a filter everything above -inf is kept.
   Decision decision = {summary.status, {Keys<Element>::of(-kInfinity), -1}, 0};
   if (summary.status != RowStatus::kValid) return decision;
   if (plan.one_token) {
     if (gpu::warp_index() == 0) {
-      const int argmax = find_argmax(task.row, summary.max_segment, summary.max);
+      const int argmax = find_argmax(leader.row, summary.max_segment, summary.max);
       if (gpu::lane_index() == 0) memory.head()->found = argmax;
     }
     gpu::block_barrier();
     decision.last = {Keys<Element>::of(summary.max), memory.head()->found};
     decision.count = 1;
   } else if (plan.filtered) {
-    const Leader<Element, kTeam> leader = {task.row, task.team, scaling, memory};
     const KeptSet kept = find_kept_set(leader, plan, summary);
     decision.last = {kept.key, kept.last_tie};
     decision.count = kept.count;

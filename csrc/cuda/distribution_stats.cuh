@@ -66,6 +66,7 @@ __device__ __forceinline__ void find_largest_pieces(int num_pieces, const Memory
 #pragma unroll
   for (uint64_t& next : largest) {
     next = kNone;
+#pragma unroll 1
     for (int piece = static_cast<int>(gpu::thread_index()); piece < num_pieces;
          piece += static_cast<int>(gpu::num_threads())) {
       const uint64_t key = order_key(memory.piece_max()[piece]);
@@ -131,7 +132,7 @@ template <typename Element, bool kTeam>
 __device__ __forceinline__ Command start_moments(const RowTask<Element, kTeam>& task,
                                                  const Scaling& scaling, Statistics& statistics) {
   const Plan& plan = task.memory.head()->plan;
-  collect(task.row, plan, scaling, task.memory);
+  collect();
   const Summary& summary = task.memory.head()->summary;
   Command command;
   const RowStatus status = summary.status == RowStatus::kValid ? plan.status : summary.status;
@@ -157,6 +158,7 @@ __device__ __forceinline__ void finish_moments(const Row<Element>& row, const Me
                                                Statistics& statistics) {
   double entropy = 0.0;
   double squares = 0.0;
+#pragma unroll 1
   for (int segment = static_cast<int>(gpu::thread_index()); segment < row.num_segments;
        segment += static_cast<int>(gpu::num_threads())) {
     entropy += static_cast<double>(memory.segment_sum()[segment]);

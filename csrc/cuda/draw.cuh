@@ -22,6 +22,7 @@ __device__ __forceinline__ void fill_segment_masses(const Leader<Element, kTeam>
   const int thread = static_cast<int>(gpu::thread_index());
   const int threads = static_cast<int>(gpu::num_threads());
   if (search.list.complete) {
+#pragma unroll 1
     for (int segment = thread; segment < num_units; segment += threads) {
       memory.segment_mass()[segment] = 0;
     }
@@ -41,6 +42,7 @@ __device__ __forceinline__ void fill_segment_masses(const Leader<Element, kTeam>
   const uint32_t first_key = kept.key - static_cast<uint32_t>(kept_key);
   const bool keeps_all_ties = kept.kept_ties == kept.ties;
   const int tie_unit = keeps_all_ties ? num_units : kept.last_tie / kSegment >> digit.unit_shift;
+#pragma unroll 1
   for (int unit = thread / kLanes; unit < num_units; unit += threads / kLanes) {
     uint64_t mass = 0;
     for (int sub_key = kept_key + 1 + thread % kLanes; sub_key < keys; sub_key += kLanes) {
@@ -61,6 +63,7 @@ __device__ __forceinline__ void fill_segment_masses(const Leader<Element, kTeam>
 // Turns memory.segment_mass() into running sums and returns the last.
 __device__ __forceinline__ uint64_t accumulate_units(const Memory& memory, int num_units) {
   uint64_t carried = 0;
+#pragma unroll 1
   for (int begin = 0; begin < num_units; begin += static_cast<int>(gpu::num_threads())) {
     const int unit = begin + static_cast<int>(gpu::thread_index());
     const uint64_t mass = unit < num_units ? memory.segment_mass()[unit] : 0;
@@ -89,43 +92,39 @@ __device__ __forceinline__ Token draw_in_unit(const Row<Element>& row, int segme
   const auto kept_mass = [&](float logit, int column) {
     return contains(logit, column) ? scaling.mass(logit, reference) : uint64_t{0};
   };
-  if (rescale) {
-    // The unit was chosen by a float sum; inside it the exact masses count.
-    uint64_t total = 0;
+  Token token = {-1, 0.0f};
 #pragma unroll 1
-    for (int v = 0; v < vectors; ++v) {
+  for (bool draws = !rescale;; draws = true) {
+    uint64_t before = 0;
+#pragma unroll 1
+    for (int v = 0; v < vectors && !(draws && before > threshold); ++v) {
       float logits[kVector];
       row.load_vector(column_of(segment, v, 0), logits);
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) total += kept_mass(logits[i], column_of(segment, v, i));
-    }
-    total = warp_sum(total);
-    const double share = static_cast<double>(threshold) / static_cast<double>(unit_mass);
-    threshold = static_cast<uint64_t>(share * static_cast<double>(total));
-    if (threshold >= total) threshold = total - 1;
-  }
-  Token token = {-1, 0.0f};
-  uint64_t before = 0;
-#pragma unroll 1
-  for (int v = 0; v < vectors && before <= threshold; ++v) {
-    float logits[kVector];
-    row.load_vector(column_of(segment, v, 0), logits);
-    uint64_t mass = 0;
-#pragma unroll
-    for (int i = 0; i < kVector; ++i) mass += kept_mass(logits[i], column_of(segment, v, i));
-    const uint64_t upto = before + warp_inclusive_sum(mass);
-    uint64_t running = upto - mass;
-    if (running <= threshold && threshold < upto) {
+      uint64_t masses[kVector];
+      uint64_t mass = 0;
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
-        const bool reached = running > threshold;
-        running += kept_mass(logits[i], column_of(segment, v, i));
-        if (!reached && running > threshold) token = {column_of(segment, v, i), logits[i]};
+        masses[i] = kept_mass(logits[i], column_of(segment, v, i));
+        mass += masses[i];
       }
+      const uint64_t upto = before + warp_inclusive_sum(mass);
+      uint64_t running = upto - mass;
+      if (draws && running <= threshold && threshold < upto) {
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) {
+          const bool reached = running > threshold;
+          running += masses[i];
+          if (!reached && running > threshold) token = {column_of(segment, v, i), logits[i]};
+        }
+      }
+      before = gpu::shuffle(upto, 31);
     }
-    before = gpu::shuffle(upto, 31);
+    if (draws) return token;  // in the lane that holds it; -1 in the others
+    // The unit was chosen by a float sum; inside it the exact masses count.
+    const double share = static_cast<double>(threshold) / static_cast<double>(unit_mass);
+    threshold = static_cast<uint64_t>(share * static_cast<double>(before));
+    if (threshold >= before) threshold = before - 1;
   }
-  return token;  // in the lane that holds it; -1 in the others
 }
 
 // First unit whose running mass exceeds the threshold.

@@ -12,6 +12,7 @@ template <bool kTeam>
 __device__ __forceinline__ void fill_columns(const Team<kTeam>& team, float* output, int begin,
                                              int64_t end, float value) {
   const int64_t step = static_cast<int64_t>(gpu::num_threads()) * team.size();
+#pragma unroll 1
   for (int64_t i =
            begin + team.rank() * static_cast<int64_t>(gpu::num_threads()) + gpu::thread_index();
        i < end; i += step) {
@@ -113,9 +114,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kTeam>)
   RowStatus status = filter_status(arguments.filters, task.row_index);
   Command command;
   if (status == RowStatus::kValid) {  // the same in the whole team
-    const Scaling scaling = read_row(task, arguments.filters, Details::kNone);
-    command = lead_or_follow(task, scaling, [&]() {
-      const Decision decision = decide(task, scaling);
+    read_row(task, arguments.filters, Details::kNone);
+    command = lead_or_follow(task, [&](const auto& leader) {
+      const Decision decision = decide(leader);
       status = decision.status;
       Command write;
       if (status == RowStatus::kValid) write.action = Action::kWrite;

@@ -11,6 +11,12 @@
 #include <cstdint>
 #include <limits>
 
+// A function that is called, not copied to each of its callers: for what is not worth a copy, which
+// costs machine code and time to compile. Arguments are a few numbers, never references: what has
+// an address lies in local memory, and what the caller keeps for itself beyond some registers is
+// spilled.
+#define AUTODECO_CALLED __noinline__
+
 namespace autodeco::gpu {
 
 using std::uint16_t;

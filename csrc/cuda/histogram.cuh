@@ -2,7 +2,7 @@
 // are added up in the leader, by way of global memory where there are no clusters.
 #pragma once
 
-#include "team.cuh"
+#include "leader.cuh"
 
 namespace autodeco::cuda {
 
@@ -51,6 +51,7 @@ struct PendingBin {
 };
 
 __device__ __forceinline__ void clear(const Bins& bins) {
+#pragma unroll 1
   for (int bin = static_cast<int>(gpu::thread_index()); bin < bins.size;
        bin += static_cast<int>(gpu::num_threads())) {
     bins.mass_low[bin] = 0;
@@ -60,6 +61,7 @@ __device__ __forceinline__ void clear(const Bins& bins) {
 }
 
 __device__ __forceinline__ void add(const Bins& part, const Bins& sum) {
+#pragma unroll 1
   for (int bin = static_cast<int>(gpu::thread_index()); bin < part.size;
        bin += static_cast<int>(gpu::num_threads())) {
     const uint32_t count = part.count != nullptr ? part.count[bin] : 0;

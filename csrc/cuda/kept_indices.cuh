@@ -27,9 +27,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kTeam>)
     if (task.team.leads()) write({status, {}, 0});
     return;
   }
-  const Scaling scaling = read_row(task, arguments.filters, Details::kCount);
-  lead_or_follow(task, scaling, [&]() {
-    write(decide(task, scaling));
+  read_row(task, arguments.filters, Details::kCount);
+  lead_or_follow(task, [&](const auto& leader) {
+    write(decide(leader));
     return Command();
   });
 }
@@ -80,6 +80,7 @@ __device__ __forceinline__ void mark_segments(const Row<Element>& row, LastKept 
 __device__ __forceinline__ uint32_t add_up_marks(int num_segments, Marks* marks) {
   gpu::block_barrier();
   uint32_t carried = 0;
+#pragma unroll 1
   for (int begin = 0; begin < num_segments; begin += static_cast<int>(gpu::num_threads())) {
     const int segment = begin + static_cast<int>(gpu::thread_index());
     const uint32_t count = segment < num_segments ? marks->before[segment] : 0;

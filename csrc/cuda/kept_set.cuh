@@ -40,6 +40,7 @@ __device__ __forceinline__ int column_of_tie(const Leader<Element, kTeam>& leade
   const int unit_shift = unit_shift_of<Element>(memory);
   const int num_units = leader.row.num_units(unit_shift);
   uint32_t carried = 0;
+#pragma unroll 1
   for (int begin = 0; begin < num_units; begin += static_cast<int>(gpu::num_threads())) {
     const int unit = begin + static_cast<int>(gpu::thread_index());
     const uint32_t ties = unit < num_units ? memory.segment_ties()[unit] : 0;
@@ -93,6 +94,7 @@ __device__ __forceinline__ void place_last_tie(const Leader<Element, kTeam>& lea
   const uint32_t sub_key = kept.key & ((1u << digit.bits) - 1);
   kept.last_tie = leader.row.columns;
   const int thread = static_cast<int>(gpu::thread_index());
+#pragma unroll 1
   for (int unit = thread; unit < num_units; unit += static_cast<int>(gpu::num_threads())) {
     memory.segment_ties()[unit] =
         search.list.complete ? 0 : sub_count(memory, digit, unit, sub_key);
@@ -116,18 +118,17 @@ struct Reach {
 
 // The largest logits of the pieces are tokens of the row: where the k largest of them begin, there
 // are k tokens, and where their masses reach the target, it is reached.
-template <typename Element, bool kTeam>
-__device__ __forceinline__ Reach reach_of_maxima(const Leader<Element, kTeam>& leader,
-                                                 Measure measure, uint64_t target) {
-  const Memory& memory = leader.memory;
+__device__ AUTODECO_CALLED Reach reach_of_maxima(Measure measure, uint64_t target) {
+  const Digest& row = digest_of_block();
+  const Memory& memory = row.memory;
   Head* head = memory.head();
-  const int num_pieces = leader.row.num_segments * kPieces;
+  const int num_pieces = row.num_segments * kPieces;
   const int thread = static_cast<int>(gpu::thread_index());
   const int threads = static_cast<int>(gpu::num_threads());
   // Bins of the distance to the maximum: 64 in each octave from 2^-16 to 2^16.
   const auto bin_of = [&](float logit) {
     constexpr int kNearest = (127 - 16) * 64;
-    const float distance = leader.row_max() - logit;
+    const float distance = row.row_max() - logit;
     const int bin = static_cast<int>(std::bit_cast<uint32_t>(distance) >> 17) - kNearest;
     return bin < 0 ? kBins - 1 : bin < kBins ? kBins - 1 - bin : 0;
   };
@@ -135,20 +136,22 @@ __device__ __forceinline__ Reach reach_of_maxima(const Leader<Element, kTeam>& l
   clear(bins);
   if (thread == 0) head->level = {};
   gpu::block_barrier();
+#pragma unroll 1
   for (int piece = thread; piece < num_pieces; piece += threads) {
     const float logit = memory.piece_max()[piece];
     if (logit == -kInfinity) continue;
     const int bin = bin_of(logit);
     gpu::atomic_add(&bins.count[bin], 1u);
-    atomic_add_mass(&bins.mass_low[bin], &bins.mass_high[bin], leader.mass_of(logit));
+    atomic_add_mass(&bins.mass_low[bin], &bins.mass_high[bin], row.mass_of(logit));
   }
   gpu::block_barrier();
-  find_level_of_histogram(bins, kBins, measure, target, 0, head);
+  find_level_of_histogram(memory.histogram(), kBins, measure, target, 0);
   const Level& level = head->level;
   const uint64_t reached =
       measure == Measure::kCount ? level.count_above + level.count : level.mass_above + level.mass;
   const bool certain = reached >= target;
   float threshold = kInfinity;
+#pragma unroll 1
   for (int piece = thread; piece < num_pieces; piece += threads) {
     const float logit = memory.piece_max()[piece];
     if (logit == -kInfinity || bin_of(logit) < static_cast<int>(level.bin)) continue;
@@ -161,13 +164,13 @@ __device__ __forceinline__ Reach reach_of_maxima(const Leader<Element, kTeam>& l
 // The other way round: what lies below the threshold is at most the mass of the segments that do
 // not reach it, and in each of the others no more than what is left of its mass, nor than 1024
 // tokens at the threshold. Whether the rest reaches the target.
-template <typename Element, bool kTeam>
-__device__ __forceinline__ bool window_holds(const Leader<Element, kTeam>& leader, float threshold,
-                                             uint64_t target) {
-  const Memory& memory = leader.memory;
-  const uint64_t most = kSegment * leader.mass_of(threshold);
+__device__ AUTODECO_CALLED bool window_holds(float threshold, uint64_t target) {
+  const Digest& row = digest_of_block();
+  const Memory& memory = row.memory;
+  const uint64_t most = kSegment * row.mass_of(threshold);
   uint64_t below = 0;
-  for (int segment = static_cast<int>(gpu::thread_index()); segment < leader.row.num_segments;
+#pragma unroll 1
+  for (int segment = static_cast<int>(gpu::thread_index()); segment < row.num_segments;
        segment += static_cast<int>(gpu::num_threads())) {
     uint64_t rest = memory.segment_mass()[segment];
     bool reaches = false;
@@ -175,7 +178,7 @@ __device__ __forceinline__ bool window_holds(const Leader<Element, kTeam>& leade
       const float logit = memory.piece_max()[piece];
       if (logit < threshold) continue;
       reaches = true;
-      const uint64_t mass = leader.mass_of(logit);
+      const uint64_t mass = row.mass_of(logit);
       rest = rest > mass ? rest - mass : 0;
     }
     below += reaches && rest > most ? most : rest;
@@ -187,12 +190,12 @@ __device__ __forceinline__ bool window_holds(const Leader<Element, kTeam>& leade
 }
 
 // Whether at most half of the row lies in pieces that reach the threshold.
-template <typename Element, bool kTeam>
-__device__ __forceinline__ bool few_pieces_reach(const Leader<Element, kTeam>& leader,
-                                                 float threshold) {
-  const Memory& memory = leader.memory;
-  const int num_pieces = leader.row.num_segments * kPieces;
+__device__ AUTODECO_CALLED bool few_pieces_reach(float threshold) {
+  const Digest& row = digest_of_block();
+  const Memory& memory = row.memory;
+  const int num_pieces = row.num_segments * kPieces;
   uint32_t count = 0;
+#pragma unroll 1
   for (int piece = static_cast<int>(gpu::thread_index()); piece < num_pieces;
        piece += static_cast<int>(gpu::num_threads())) {
     count += memory.piece_max()[piece] >= threshold;
@@ -228,11 +231,11 @@ __device__ __forceinline__ void find_candidates(const Leader<Element, kTeam>& le
   const Memory& memory = leader.memory;
   Reach reach = {leader.row_max() - plan.window, false};
   if (search.measure != Measure::kFloor) {
-    const Reach of_maxima = reach_of_maxima(leader, search.measure, search.target);
+    const Reach of_maxima = reach_of_maxima(search.measure, search.target);
     if (of_maxima.certain) {
       reach = of_maxima;
     } else if (search.measure == Measure::kMass) {
-      reach.certain = window_holds(leader, reach.threshold, search.target);
+      reach.certain = window_holds(reach.threshold, search.target);
     }
   }
   if (search.floor_key != 0) {
@@ -247,7 +250,7 @@ __device__ __forceinline__ void find_candidates(const Leader<Element, kTeam>& le
   command.threshold = reach.threshold;
   if (reach.certain) {
     search.lowest = command.lowest = reach.threshold;
-    if (few_pieces_reach(leader, reach.threshold)) command.action = Action::kGather;
+    if (few_pieces_reach(reach.threshold)) command.action = Action::kGather;
   }
   if (command.action == Action::kHistogram) {
     // Without a target there is one read to make, and nothing to gain from a list.

@@ -19,28 +19,15 @@ struct KeptSet {
   }
 };
 
-// What the leader works with.
+// The part of a block in the command that was announced.
 template <typename Element, bool kTeam>
-struct Leader {
-  const Row<Element>& row;
-  const Team<kTeam>& team;
-  const Scaling& scaling;
-  const Memory& memory;
-
-  __device__ __forceinline__ float row_max() const { return memory.head()->summary.max; }
-  __device__ __forceinline__ uint64_t mass_of(float logit) const {
-    return scaling.mass(logit, row_max());
-  }
-  __device__ __forceinline__ uint64_t mass_of_key(uint32_t key) const {
-    return mass_of(Keys<Element>::logit(key));
-  }
-};
-
-// Tells every block what to do, and makes the leader take part in it.
-template <typename Element, bool kTeam>
-__device__ __forceinline__ void execute(const Row<Element>& row, const Team<kTeam>& team,
-                                        const Command& command, const Scaling& scaling,
-                                        const Memory& memory) {
+__device__ AUTODECO_CALLED void execute() {
+  const Leader<Element, kTeam>& block = leader_of_block<Element, kTeam>();
+  const Row<Element> row = block.row;
+  const Team<kTeam> team = block.team;
+  const Scaling scaling = block.scaling;
+  const Memory memory = block.memory;
+  const Command command = memory.state()->command;
   if (command.action == Action::kHistogram) {
     histogram_of_row(row, team, command, scaling, memory);
   } else if (command.action == Action::kGather) {
@@ -50,12 +37,13 @@ __device__ __forceinline__ void execute(const Row<Element>& row, const Team<kTea
   }
 }
 
+// Tells every block what to do, and makes the leader take part in it.
 template <typename Element, bool kTeam>
 __device__ __forceinline__ void command_all(const Leader<Element, kTeam>& leader,
                                             const Command& command) {
   leader.team.announce(command);
   leader.team.barrier();
-  execute(leader.row, leader.team, command, leader.scaling, leader.memory);
+  execute<Element, kTeam>();
 }
 
 // The shortest prefix that reaches the target.
@@ -97,8 +85,7 @@ __device__ __forceinline__ KeptSet find_prefix(const Leader<Element, kTeam>& lea
     command.gathers = search.gathers;
     const bool reads = from_row && search.counted_shift != leading_shift;
     if (!from_row) {
-      histogram_of_list<Element>(search.list, command.digit, leader.row_max(), leader.scaling,
-                                 memory);
+      histogram_of_list<Element>(command.digit);
     } else if (reads) {
       command_all(leader, command);
     }
@@ -110,6 +97,7 @@ __device__ __forceinline__ KeptSet find_prefix(const Leader<Element, kTeam>& lea
       const LastDigit digit = memory.last_digit<Element>();
       const int num_units = leader.row.num_units(digit.unit_shift);
       uint64_t mass_above = 0;
+#pragma unroll 1
       for (int unit = static_cast<int>(gpu::thread_index()); unit < num_units;
            unit += static_cast<int>(gpu::num_threads())) {
         mass_above += memory.segment_mass()[unit];
@@ -122,20 +110,16 @@ __device__ __forceinline__ KeptSet find_prefix(const Leader<Element, kTeam>& lea
       if (reads) add_up_sub_counts(memory, digit, num_units);
       gpu::block_barrier();
       const auto count_of = [&](int bin) { return memory.sub_totals()[bin]; };
-      find_level(
-          1 << digit.bits, measure, search.target, floor_bin, count_of,
-          [&](int bin) {
-            const uint32_t count = count_of(bin);
-            const uint32_t key = leading << digit.bits | static_cast<uint32_t>(bin);
-            return count == 0 ? uint64_t{0} : count * leader.mass_of_key(key);
-          },
-          memory.head());
+      find_level(1 << digit.bits, measure, search.target, floor_bin, count_of, [&](int bin) {
+        const uint32_t count = count_of(bin);
+        const uint32_t key = leading << digit.bits | static_cast<uint32_t>(bin);
+        return count == 0 ? uint64_t{0} : count * leader.mass_of_key(key);
+      });
     } else if (from_row) {
-      find_level_of_sums(bins_of(memory.long_histogram()), measure, search.target, floor_bin,
-                         memory.head());
+      find_level_of_sums(measure, search.target, floor_bin);
     } else {
-      find_level_of_histogram(bins_of(memory.histogram()), 1 << command.digit.bits(), measure,
-                              search.target, floor_bin, memory.head());
+      find_level_of_histogram(memory.histogram(), 1 << command.digit.bits(), measure, search.target,
+                              floor_bin);
     }
     if (level.held != 0) measure = Measure::kFloor;
     leading = leading << (leading_shift - shift) | level.bin;

@@ -6,18 +6,18 @@
 
 namespace autodeco::cuda {
 
-// By the leader alone; ends with a barrier.
+// Of the list of the last search, by the leader alone; ends with a barrier.
 template <typename Element>
-__device__ __forceinline__ void histogram_of_list(const CandidateList& list, const Digit& digit,
-                                                  float row_max, const Scaling& scaling,
-                                                  const Memory& memory) {
+__device__ AUTODECO_CALLED void histogram_of_list(Digit digit) {
+  const Digest& row = digest_of_block();
+  const Memory& memory = row.memory;
   const Bins bins = bins_of(memory.histogram());
   clear(bins);
   gpu::block_barrier();
   PendingBin pending;
-  for_each_candidate(list, memory, [&](uint32_t key, int) {
+  for_each_candidate(memory.head()->search.list, memory, [&](uint32_t key, int) {
     if (!has_leading_digits(key, digit)) return;
-    pending.add(bins, bin_of(key, digit), scaling.mass(Keys<Element>::logit(key), row_max));
+    pending.add(bins, bin_of(key, digit), row.mass_of(Keys<Element>::logit(key)));
   });
   pending.flush(bins);
   gpu::block_barrier();
@@ -93,7 +93,9 @@ __device__ __forceinline__ void sub_histogram_of_row(const Row<Element>& row,
     // The totals, too, stand in front of the counts.
     uint32_t* words = memory.sub_totals();
     const int num_words = (1 << digit.bits) + (num_units << (digit.bits - 1));
+#pragma unroll 1
     for (int i = thread; i < num_words; i += threads) words[i] = 0;
+#pragma unroll 1
     for (int unit = thread; unit < num_units; unit += threads) memory.segment_mass()[unit] = 0;
     if (gpu::thread_index() == 0) {
       memory.state()->count_above = 0;
@@ -178,6 +180,7 @@ __device__ __forceinline__ void add_up_sub_counts(const Memory& memory, const La
                                                   int num_units) {
   const int words = 1 << (digit.bits - 1);
   uint32_t* totals = memory.sub_totals();
+#pragma unroll 1
   for (int i = static_cast<int>(gpu::thread_index()); i < num_units * words;
        i += static_cast<int>(gpu::num_threads())) {
     const uint32_t word = memory.sub_counts(digit)[i];
@@ -192,8 +195,8 @@ __device__ __forceinline__ void add_up_sub_counts(const Memory& memory, const La
 // above all bins and goes out as the bin found. Ends with a barrier.
 template <typename CountOf, typename MassOf>
 __device__ __forceinline__ void find_level(int num_bins, Measure measure, uint64_t target,
-                                           int floor_bin, CountOf count_of, MassOf mass_of,
-                                           Head* head) {
+                                           int floor_bin, CountOf count_of, MassOf mass_of) {
+  Head* head = head_of_block();
   const int threads = static_cast<int>(gpu::num_threads());
   const int share = (num_bins + threads - 1) / threads;
   const int begin = static_cast<int>(gpu::thread_index()) * share;  // counted from the highest bin
@@ -244,22 +247,25 @@ __device__ __forceinline__ void find_level(int num_bins, Measure measure, uint64
   gpu::block_barrier();
 }
 
-__device__ __forceinline__ void find_level_of_histogram(const Bins& bins, int num_bins,
+__device__ AUTODECO_CALLED void find_level_of_histogram(Histogram* histogram, int num_bins,
                                                         Measure measure, uint64_t target,
-                                                        int floor_bin, Head* head) {
+                                                        int floor_bin) {
+  gpu::promise_num_threads<kThreads>();
+  const Bins bins = bins_of(histogram);
   find_level(
       num_bins, measure, target, floor_bin, [&](int bin) { return bins.count[bin]; },
-      [&](int bin) { return mass_of_bin(bins, bin); }, head);
+      [&](int bin) { return mass_of_bin(bins, bin); });
 }
 
-// The same in a long histogram, which holds what is measured and nothing else; so does the level.
-__device__ __forceinline__ void find_level_of_sums(const Bins& bins, Measure measure,
-                                                   uint64_t target, int floor_bin, Head* head) {
+// The same in the long histogram, which holds what is measured and nothing else; so does the level.
+__device__ AUTODECO_CALLED void find_level_of_sums(Measure measure, uint64_t target,
+                                                   int floor_bin) {
+  const Bins bins = bins_of(digest_of_block().memory.long_histogram());
   const bool counts = measure == Measure::kCount;
   find_level(
       kLongBins, measure, target, floor_bin,
       [&](int bin) { return counts ? bins.mass_low[bin] : 0u; },
-      [&](int bin) { return counts ? uint64_t{0} : mass_of_bin(bins, bin); }, head);
+      [&](int bin) { return counts ? uint64_t{0} : mass_of_bin(bins, bin); });
 }
 
 }  // namespace autodeco::cuda

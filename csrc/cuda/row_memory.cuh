@@ -138,6 +138,7 @@ struct Head {
   uint64_t mass_above;  // the digit that was counted last
   uint32_t scratch32[kMaxWarps];
   float scratch_float[kMaxWarps];
+  alignas(8) unsigned char leader[88];  // leader.cuh
   Plan plan;
   Summary summary;
   Search search;  // the last
@@ -145,6 +146,10 @@ struct Head {
   int found;
   uint32_t ties_of_found;  // where `found` is the unit of the last kept tie: the ties kept of it
 };
+
+__device__ __forceinline__ Head* head_of_block() {
+  return reinterpret_cast<Head*>(gpu::shared_memory() + sizeof(TeamState));
+}
 
 struct Histogram {
   uint32_t mass_low[kBins];
@@ -197,9 +202,9 @@ constexpr size_t shared_memory_bytes_of(size_t segments) {
 }
 
 static_assert(sizeof(TeamState) % 8 == 0 && sizeof(Head) % 8 == 0);
-// Two blocks on a multiprocessor of sm_80 (164 KB, 1 KB of each block's is reserved) up to 793,600
+// Two blocks on a multiprocessor of sm_80 (164 KB, 1 KB of each block's is reserved) up to 790,528
 // columns, and no more than sm_86, sm_89 and sm_120 give a block at 2^20.
-static_assert(2 * (shared_memory_bytes_of(793600 / kSegment) + 1024) <= 164 * 1024);
+static_assert(2 * (shared_memory_bytes_of(790528 / kSegment) + 1024) <= 164 * 1024);
 static_assert(shared_memory_bytes_of(kMaxSegments) <= 99 * 1024);
 static_assert(sizeof(Histogram) <= sizeof(LongHistogram));
 static_assert(sizeof(Histogram) <= kListCapacity * sizeof(uint64_t));
@@ -219,20 +224,22 @@ constexpr size_t shared_memory_bytes(int64_t vocab) {
 // are used: kept as pointers they would fill the registers.
 struct Memory {
   int segments;
-  char* shared_by_team;  // the shared memory of the block, or global memory
+  char* team_memory;  // the shared memory of the block, or global memory
 
-  __device__ __forceinline__ Memory(int vocab, char* team_memory)
-      : segments((vocab + kSegment - 1) / kSegment), shared_by_team(team_memory) {}
+  __device__ __forceinline__ Memory(int vocab, char* memory_of_team)
+      : segments((vocab + kSegment - 1) / kSegment), team_memory(memory_of_team) {}
 
+  // The compiler knows more of the address of shared memory than of one it finds there.
+  __device__ __forceinline__ char* shared_by_team() const {
+    return gpu::has_clusters() ? gpu::shared_memory() : team_memory;
+  }
   __device__ __forceinline__ TeamState* state() const {
-    return reinterpret_cast<TeamState*>(shared_by_team);
+    return reinterpret_cast<TeamState*>(shared_by_team());
   }
-  __device__ __forceinline__ Head* head() const {
-    return reinterpret_cast<Head*>(gpu::shared_memory() + sizeof(TeamState));
-  }
+  __device__ __forceinline__ Head* head() const { return head_of_block(); }
   // First words, then the running sum of masses.
   __device__ __forceinline__ uint64_t* segment_mass() const {
-    return reinterpret_cast<uint64_t*>(shared_by_team + kArraysOffset);
+    return reinterpret_cast<uint64_t*>(shared_by_team() + kArraysOffset);
   }
   // [segments, kPieces]
   __device__ __forceinline__ float* piece_max() const {
@@ -253,7 +260,7 @@ struct Memory {
     return reinterpret_cast<uint32_t*>(piece_max());
   }
   __device__ __forceinline__ uint64_t* list() const {
-    return reinterpret_cast<uint64_t*>(shared_by_team + list_offset());
+    return reinterpret_cast<uint64_t*>(shared_by_team() + list_offset());
   }
   // Of the block.
   __device__ __forceinline__ Histogram* histogram() const {
@@ -262,7 +269,7 @@ struct Memory {
   // The same in the part that the team shares.
   template <typename T>
   __device__ __forceinline__ T* of_team(T* in_block) const {
-    return reinterpret_cast<T*>(shared_by_team +
+    return reinterpret_cast<T*>(shared_by_team() +
                                 (reinterpret_cast<char*>(in_block) - gpu::shared_memory()));
   }
   __device__ __forceinline__ LongHistogram* long_histogram() const {
@@ -278,7 +285,7 @@ struct Memory {
   }
   // [keys of the last digit], of the whole row.
   __device__ __forceinline__ uint32_t* sub_totals() const {
-    return reinterpret_cast<uint32_t*>(shared_by_team + histogram_offset());
+    return reinterpret_cast<uint32_t*>(shared_by_team() + histogram_offset());
   }
   // [units, keys / 2], two counts of 16 bits a word.
   __device__ __forceinline__ uint32_t* sub_counts(const LastDigit& digit) const {

@@ -153,14 +153,17 @@ __device__ __forceinline__ void keep(const Summary& summary, Head* head) {
 }
 
 // By the leader after the streaming read: fills head()->summary.
-template <typename Element>
-__device__ __forceinline__ void collect(const Row<Element>& row, const Plan& plan,
-                                        const Scaling& scaling, const Memory& memory) {
+__device__ AUTODECO_CALLED void collect() {
+  const Digest& row = digest_of_block();
+  const Memory& memory = row.memory;
+  const Scaling scaling = row.scaling;
   Head* head = memory.head();
+  const Plan& plan = head->plan;
   const int thread = static_cast<int>(gpu::thread_index());
   const int threads = static_cast<int>(gpu::num_threads());
   Summary summary = {};
   float max = -kInfinity;
+#pragma unroll 1
   for (int segment = thread; segment < row.num_segments; segment += threads) {
     max = gpu::max_or_nan(max, memory.segment_max(segment));
   }
@@ -174,6 +177,7 @@ __device__ __forceinline__ void collect(const Row<Element>& row, const Plan& pla
   uint32_t first = static_cast<uint32_t>(row.num_segments);
   uint64_t mass = 0;
   uint64_t raw_mass = 0;
+#pragma unroll 1
   for (int segment = thread; segment < row.num_segments; segment += threads) {
     const float segment_max = memory.segment_max(segment);
     if (segment_max == max && static_cast<uint32_t>(segment) < first) {

@@ -2,8 +2,8 @@
 // leader's decisions, which the other blocks carry out. A kernel is a few lines:
 //
 //   const RowTask<Element, kTeam> task(logits, layout, valid_vocab, team);
-//   const Scaling scaling = read_row(task, filters, details);
-//   const Command command = lead_or_follow(task, scaling, [&]() { ... });
+//   read_row(task, filters, details);
+//   const Command command = lead_or_follow(task, [&](const auto& leader) { ... });
 //   ... what every block does with the command ...
 #pragma once
 
@@ -40,6 +40,9 @@ __device__ __forceinline__ Scaling read_row(const RowTask<Element, kTeam>& task,
                                             const FilterParameters& filters, Details details) {
   const Plan plan = make_plan(filters, task.row_index, task.row.columns, details);
   const Scaling scaling(plan.temperature > 0.0f ? plan.temperature : 1.0f);
+  if (gpu::thread_index() == 0) {
+    keep<Element, kTeam>({{task.memory, scaling, task.row.num_segments}, task.row, task.team});
+  }
   reset(task.team, plan, task.memory);
   summarize(task.row, task.team, plan, scaling, task.memory);
   task.team.barrier();
@@ -49,13 +52,12 @@ __device__ __forceinline__ Scaling read_row(const RowTask<Element, kTeam>& task,
   return scaling;
 }
 
-// The leader's lead() returns the last command, kFinish or kWrite; until then the other blocks do
-// what it commands. Returns that last command in every block.
+// The leader's lead(leader) returns the last command, kFinish or kWrite; until then the other
+// blocks do what it commands. Returns that last command in every block.
 template <typename Element, bool kTeam, typename Lead>
-__device__ __forceinline__ Command lead_or_follow(const RowTask<Element, kTeam>& task,
-                                                  const Scaling& scaling, Lead lead) {
+__device__ __forceinline__ Command lead_or_follow(const RowTask<Element, kTeam>& task, Lead lead) {
   if (task.team.leads()) {
-    const Command last = lead();
+    const Command last = lead(leader_of_block<Element, kTeam>());
     task.team.announce(last);
     task.team.barrier();
     return last;
@@ -64,7 +66,7 @@ __device__ __forceinline__ Command lead_or_follow(const RowTask<Element, kTeam>&
     task.team.barrier();
     const Command command = task.memory.state()->command;
     if (command.action == Action::kFinish || command.action == Action::kWrite) return command;
-    execute(task.row, task.team, command, scaling, task.memory);
+    execute<Element, kTeam>();
   }
 }
 

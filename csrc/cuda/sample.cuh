@@ -14,7 +14,7 @@ __device__ __forceinline__ float saturated(double logprob) {
 }
 
 // ln of a fixed-point mass, in units of the largest weight.
-__device__ __forceinline__ double log_of_mass(uint64_t mass) {
+__device__ AUTODECO_CALLED double log_of_mass(uint64_t mass) {
   return log(static_cast<double>(mass) / kMassScale);
 }
 
@@ -103,17 +103,17 @@ __device__ __forceinline__ void draw_samples(const SampleArguments& arguments, i
 
 template <typename Element, bool kTeam>
 __device__ __forceinline__ void lead_row(const SampleArguments& arguments, int64_t row_index,
-                                         const Row<Element>& row, const Team<kTeam>& team,
-                                         const Scaling& scaling, const Memory& memory) {
+                                         const Leader<Element, kTeam>& leader) {
+  const Memory& memory = leader.memory;
+  const Row<Element>& row = leader.row;
   // Read from shared memory where it is needed: it would not fit the registers.
   const Plan& plan = memory.head()->plan;
-  collect(row, plan, scaling, memory);
+  collect();
   const Summary& summary = memory.head()->summary;
   if (summary.status != RowStatus::kValid) {
     write_invalid(arguments, row_index, summary.status);
     return;
   }
-  const Leader<Element, kTeam> leader = {row, team, scaling, memory};
   KeptSet kept = {};
   if (plan.one_token) {
     kept.count = 1;
@@ -162,10 +162,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kTeam>)
     if (task.team.leads()) write_invalid(arguments, task.row_index, status);
     return;
   }
-  const Scaling scaling = read_row(task, arguments.filters,
-                                   arguments.kept != nullptr ? Details::kInfo : Details::kNone);
-  lead_or_follow(task, scaling, [&]() {
-    lead_row(arguments, task.row_index, task.row, task.team, scaling, task.memory);
+  read_row(task, arguments.filters, arguments.kept != nullptr ? Details::kInfo : Details::kNone);
+  lead_or_follow(task, [&](const auto& leader) {
+    lead_row(arguments, task.row_index, leader);
     return Command();
   });
 }

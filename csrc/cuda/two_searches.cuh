@@ -32,10 +32,9 @@ __device__ __forceinline__ uint64_t mass_of_top_k(const Leader<Element, kTeam>& 
   const Memory& memory = leader.memory;
   Head* head = memory.head();
   Level& level = head->level;
-  const Bins bins = bins_of(memory.count_histogram());
   if (gpu::thread_index() == 0) level = {};
   gpu::block_barrier();
-  find_level_of_histogram(bins, kBins, Measure::kCount, plan.top_k, 0, head);
+  find_level_of_histogram(memory.count_histogram(), kBins, Measure::kCount, plan.top_k, 0);
   const uint32_t first_digit = level.bin;
   Command command;
   command.action = Action::kHistogram;
@@ -49,8 +48,8 @@ __device__ __forceinline__ uint64_t mass_of_top_k(const Leader<Element, kTeam>& 
     const int next_shift = shift > kDigitBits ? shift - kDigitBits : 0;
     command.count_digit = {key, shift, next_shift};
     command_all(leader, command);
-    find_level_of_histogram(bins, 1 << command.count_digit.bits(), Measure::kCount, plan.top_k, 0,
-                            head);
+    find_level_of_histogram(memory.count_histogram(), 1 << command.count_digit.bits(),
+                            Measure::kCount, plan.top_k, 0);
     key = key << (shift - next_shift) | level.bin;
     shift = next_shift;
     command.digit = {};  // once is enough
@@ -59,6 +58,7 @@ __device__ __forceinline__ uint64_t mass_of_top_k(const Leader<Element, kTeam>& 
   uint64_t mass_above = 0;
   const Bins mass_bins = bins_of(memory.long_histogram());
   const int first_above = static_cast<int>((first_digit + 1) << (kLongDigitBits - kDigitBits));
+#pragma unroll 1
   for (int bin = first_above + static_cast<int>(gpu::thread_index()); bin < kLongBins;
        bin += static_cast<int>(gpu::num_threads())) {
     mass_above += mass_of_bin(mass_bins, bin);
@@ -92,7 +92,7 @@ __device__ __forceinline__ Search search_beside_top_k(const Leader<Element, kTea
     if (has_leading_digits(floor_key, digit)) {
       floor_bin = static_cast<int>(bin_of(floor_key, digit));
     }
-    find_level_of_sums(bins_of(memory.long_histogram()), Measure::kMass, target, floor_bin, head);
+    find_level_of_sums(Measure::kMass, target, floor_bin);
     const uint32_t leading = digit.leading << kLongDigitBits | level.bin;
     if (level.held != 0 || digit.shift <= kLastBits<Element>) {
       digit.leading = leading;

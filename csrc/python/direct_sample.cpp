@@ -175,35 +175,45 @@ PyObject* sample_directly(PyObject*, PyObject* const* objects, Py_ssize_t count)
   Py_RETURN_TRUE;
 }
 
-// Whether this torch has the functions; without them everything is declined.
-bool use_tensor_type(pybind11::object type) {
-  if (!pybind11::hasattr(type, "__dlpack_c_exchange_api__")) return false;
-  const pybind11::object capsule = type.attr("__dlpack_c_exchange_api__");
-  if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return false;
-  const auto* found = static_cast<const DLPackExchangeAPI*>(
-      PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-  if (found->header.version.major != DLPACK_MAJOR_VERSION ||
+// What the type publishes, or null; never with a Python error set.
+const DLPackExchangeAPI* exchange_of(PyObject* type) {
+  PyObject* capsule = PyObject_GetAttrString(type, "__dlpack_c_exchange_api__");
+  if (capsule == nullptr) {
+    PyErr_Clear();
+    return nullptr;
+  }
+  constexpr const char* kName = "dlpack_exchange_api";
+  // It points to what lives as long as torch, not only as long as the capsule.
+  const void* pointer =
+      PyCapsule_IsValid(capsule, kName) != 0 ? PyCapsule_GetPointer(capsule, kName) : nullptr;
+  Py_DECREF(capsule);
+  return static_cast<const DLPackExchangeAPI*>(pointer);
+}
+
+PyObject* use_tensor_type(PyObject*, PyObject* type) {
+  const DLPackExchangeAPI* found = PyType_Check(type) != 0 ? exchange_of(type) : nullptr;
+  if (found == nullptr || found->header.version.major != DLPACK_MAJOR_VERSION ||
       found->dltensor_from_py_object_no_sync == nullptr) {
-    return false;
+    Py_RETURN_FALSE;
   }
   is_neg = PyUnicode_InternFromString("is_neg");
-  tensor_type = reinterpret_cast<PyTypeObject*>(type.release().ptr());
+  if (is_neg == nullptr) return nullptr;
+  Py_INCREF(type);
+  tensor_type = reinterpret_cast<PyTypeObject*>(type);
   exchange = found;
-  return true;
+  Py_RETURN_TRUE;
 }
 
 PyMethodDef methods[] = {
     {"sample_directly", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(&sample_directly)),
      METH_FASTCALL,
      "Writes the tokens to the last argument; False if the registered op must do it."},
+    {"use_tensor_type", &use_tensor_type, METH_O,
+     "The type that sample_directly takes; False if this torch does not allow it."},
     {nullptr, nullptr, 0, nullptr}};
 
 }  // namespace
 
-void add_direct_sample(pybind11::module_& module) {
-  module.def("use_tensor_type", &use_tensor_type, pybind11::arg("type"),
-             "The type that sample_directly takes; False if this torch does not allow it.");
-  if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw pybind11::error_already_set();
-}
+bool add_direct_sample(PyObject* module) { return PyModule_AddFunctions(module, methods) == 0; }
 
 }  // namespace autodeco::python

@@ -1,10 +1,12 @@
 // `_C.sample_directly`: the CPU sampler without the dispatcher, for plain tensors.
 #pragma once
 
-#include <pybind11/pybind11.h>
+// Python's own C interface: pybind11 would take longer to compile than the rest.
+#include <Python.h>
 
 namespace autodeco::python {
 
-void add_direct_sample(pybind11::module_& module);
+// False with a Python error set.
+bool add_direct_sample(PyObject* module);
 
 }  // namespace autodeco::python

@@ -80,5 +80,5 @@ PYBIND11_MODULE(_C, module) {
              "Names of the instruction sets that are built and run here.");
   module.def("set_cpu_isa", &autodeco::set_cpu_isa, py::arg("name"),
              "Use one instruction set from now on; False if it is not built or not supported.");
-  autodeco::python::add_direct_sample(module);
+  if (!autodeco::python::add_direct_sample(module.ptr())) throw py::error_already_set();
 }

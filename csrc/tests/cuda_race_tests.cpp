@@ -58,7 +58,7 @@ int run_paths(bool with_clusters) {
       run_all_paths<float>(1);
       run_all_paths<cuda::BFloat16>(2);
     } else {
-      run_all_paths<cuda::BFloat16>(portable(2));
+      run_all_paths<cuda::Float16>(portable(2));
     }
   }
   return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;

@@ -14,6 +14,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __grid_constant__
+#define AUTODECO_CALLED inline __attribute__((noinline))
 
 namespace autodeco::gpu {
 
