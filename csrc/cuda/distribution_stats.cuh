@@ -132,7 +132,7 @@ template <typename Element, bool kTeam>
 __device__ __forceinline__ Command start_moments(const RowTask<Element, kTeam>& task,
                                                  const Scaling& scaling, Statistics& statistics) {
   const Plan& plan = task.memory.head()->plan;
-  collect();
+  add_up_segments();
   const Summary& summary = task.memory.head()->summary;
   Command command;
   const RowStatus status = summary.status == RowStatus::kValid ? plan.status : summary.status;

@@ -124,15 +124,20 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kTeam>)
       return write;
     });
   }
-  if (task.team.leads() && gpu::thread_index() == 0) arguments.status[task.row_index] = status;
-  // Not before, and the team once more: kept so long, they would not fit the registers.
-  float* output = arguments.output + row_offset(arguments.output_layout, task.row_index);
-  const Team<kTeam> team(arguments.team, task.memory, task.row.num_segments);
+  // Asked and read again: kept so long, they would not fit the registers.
+  const int64_t row_index = gpu::block_index() / Team<kTeam>::size_of(arguments.team);
+  const Memory memory(static_cast<int>(arguments.layout.vocab), task.memory.team_memory);
+  const Team<kTeam> team(arguments.team, memory, 0);
+  if (team.leads() && gpu::thread_index() == 0) arguments.status[row_index] = status;
+  float* output = arguments.output + row_offset(arguments.output_layout, row_index);
   int written = 0;
   if (command.action == Action::kWrite) {
-    const float temperature = value_at(arguments.filters.temperature, task.row_index);
-    write_segments(arguments, task.row, team, output, temperature, command);
-    written = task.row.columns;
+    const Leader<Element, kTeam>& block = leader_of_block<Element, kTeam>();
+    const float temperature = value_at(arguments.filters.temperature, row_index);
+    const Row<Element> row = block.row;
+    const Team<kTeam> owner = block.team;
+    write_segments(arguments, row, owner, output, temperature, command);
+    written = row.columns;
   }
   fill_columns(team, output, written, arguments.layout.vocab, arguments.filter_value);
 }

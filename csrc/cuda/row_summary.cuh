@@ -153,7 +153,7 @@ __device__ __forceinline__ void keep(const Summary& summary, Head* head) {
 }
 
 // By the leader after the streaming read: fills head()->summary.
-__device__ AUTODECO_CALLED void collect() {
+__device__ __forceinline__ void add_up_segments() {
   const Digest& row = digest_of_block();
   const Memory& memory = row.memory;
   const Scaling scaling = row.scaling;
@@ -200,5 +200,8 @@ __device__ AUTODECO_CALLED void collect() {
   if (plan.needs_info) summary.raw_mass = block_sum(raw_mass, head->scratch64);
   keep(summary, head);
 }
+
+// The same for kernels that keep little while they wait.
+__device__ AUTODECO_CALLED void collect() { add_up_segments(); }
 
 }  // namespace autodeco::cuda
