@@ -15,7 +15,7 @@
 // costs machine code and time to compile. Arguments are a few numbers, never references: what has
 // an address lies in local memory, and what the caller keeps for itself beyond some registers is
 // spilled.
-#define AUTODECO_CALLED __noinline__
+#define AUTODECO_CALLED inline __noinline__
 
 namespace autodeco::gpu {
 
