@@ -62,7 +62,7 @@ def test_a_spill_of_a_function_that_a_kernel_calls_is_its_own(
     )
     assert run(tmp_path, log_of(HALVES, "sm_90a") + called + log_of(FLOATS, "sm_90a")) == 1
     said = capsys.readouterr().out.splitlines()
-    assert " ".join(said[2].split()) == "sm_90a sample<float16, several> 96 24 16 0"
+    assert " ".join(said[1].split()) == "sm_90a sample<float16, several> 96 24 16 0"
     assert said[-1] == "kernel resources: sample<float16, several> on sm_90a spills 16 bytes"
 
 
