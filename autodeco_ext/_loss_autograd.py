@@ -3,7 +3,7 @@
 The op autodeco_loss_rows computes losses and their gradients in one go; backward multiplies these.
 A call of it with a gradient goes through torch.library's wrapper in Python and is followed by the
 reductions, each recorded on its own. So outside of tracers and function
-transforms, which must see the op with its derivative, `_Losses` is all that is recorded.
+transforms, which must see the op itself, `_Losses` is all that is recorded.
 """
 
 from __future__ import annotations
