@@ -78,11 +78,10 @@ def linear_autodeco_loss(
             with fewer chunks than another calls the module with a row of zeros for each it lacks;
             their number is agreed on first and read on the host. Where a rank raises, the others
             wait for it: unshard the module first where that matters, or to gather once.
-        heads: AutoDecoHeads of that hidden size; without a top-p head there is no top-p loss, and
-            T is trained alone. With whole parameters: under FSDP, wrap the model
-            that owns them (FSDP1 with use_orig_params) and call this inside its forward. Their
-            gradients are as released: the features and the T that enters the top-p head are
-            constants.
+        heads: AutoDecoHeads of that hidden size, with whole parameters: under FSDP, wrap the model
+            that owns them (FSDP1 with use_orig_params) and call this inside its forward. Without a
+            top-p head there is no top-p loss, and T is trained alone. Gradients are as released:
+            the features and the T that enters the top-p head are constants.
         labels: `[...]` integers in 0 .. V-1, or ignore_index. labels[i] is the target of row i.
         bias: `[V]`, of an LM head given as a weight.
         logits_transform: what the base does to the LM head's output (soft cap, scale, fewer

@@ -34,9 +34,19 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _system_value(name: str) -> int:
-    """os.sysconf, 0 where this system does not know the name."""
-    return os.sysconf(name) if name in getattr(os, "sysconf_names", {}) else 0
+def _last_level_cache_bytes() -> int:
+    """What Linux says of the first core's; 0 elsewhere."""
+    sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    return max((int(one.read_text().strip().removesuffix("K")) * 1024 for one in sizes), default=0)
+
+
+def _memory_bytes() -> int:
+    """0 where the system does not say."""
+    names = ("SC_PAGE_SIZE", "SC_PHYS_PAGES")
+    if not all(name in getattr(os, "sysconf_names", {}) for name in names):
+        return 0
+    page, pages = map(os.sysconf, names)
+    return page * max(pages, 0)
 
 
 def commit() -> str:
@@ -57,8 +67,8 @@ def machine() -> dict[str, str | int]:
         "isa": autodeco_ext.cpu_isa(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count() or 0,
-        "last_level_cache_bytes": _system_value("SC_LEVEL3_CACHE_SIZE"),
-        "memory_bytes": _system_value("SC_PAGE_SIZE") * _system_value("SC_PHYS_PAGES"),
+        "last_level_cache_bytes": _last_level_cache_bytes(),
+        "memory_bytes": _memory_bytes(),
         "system": f"{platform.system()} {platform.machine()}",
         "compiler": str(autodeco_ext.build_info()["compiler"]),
         "python": platform.python_version(),

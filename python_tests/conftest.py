@@ -64,14 +64,6 @@ def run_ops_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(autodeco_ext, op, ops.wrap(getattr(autodeco_ext, op)))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A known miss is one of the CPU kernels: a test of the backend `cuda` must pass."""
-    for item in items:
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        if parameters.get("backend") == "cuda":
-            item.own_markers = [mark for mark in item.own_markers if mark.name != "xfail"]
-
-
 @pytest.fixture(params=CPU_BACKENDS)
 def cpu_backend(request: pytest.FixtureRequest) -> Iterator[str]:
     with instruction_set(request.param):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from bench import cases, cpu, full, plot, runner, summary, timing
 from bench.cases import kept_bounds
 from bench.fetch_peers import Package, unpack
 from bench.gpu import STAGES
+from bench.machine import machine
 from bench.memory import extra_bytes
 from bench.options import shapes
 from bench.providers import (
@@ -90,6 +93,16 @@ def test_hugging_face_is_judged_with_its_own_parameters(op: str, distribution: s
     assert runner.verdict(op, peer, inputs) == OK
     hotter = peer._replace(run=lambda logits, t, p: peer.run(0.2 * logits, t, p))
     assert runner.verdict(op, hotter, inputs) == FAIL
+
+
+def test_a_result_names_what_the_machine_has() -> None:
+    facts = machine()
+    assert facts["commit"] and facts["compiler"] and facts["cores"] == os.cpu_count()
+    if Path("/proc/meminfo").exists():
+        total = re.search(r"MemTotal: +(\d+) kB", Path("/proc/meminfo").read_text())
+        assert facts["memory_bytes"] == pytest.approx(int(total[1]) * 1024, rel=0.1)
+    if Path("/sys/devices/system/cpu/cpu0/cache/index0/size").exists():
+        assert facts["last_level_cache_bytes"] > 2**15
 
 
 def test_a_provider_that_raises_is_a_line_of_the_table() -> None:

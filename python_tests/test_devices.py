@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 import torch
-from conftest import pytest_collection_modifyitems
 from devices import OpsOnDevice
 from loss_judge import of_each_label, random_arguments, run_losses
 from torch import Tensor
@@ -137,14 +135,3 @@ def test_invalid_rows_are_an_error_unless_the_test_says_otherwise() -> None:
 
     assert run(sample, BASE) is True
     assert run(sample, BASE, check=False) is False
-
-
-def test_a_known_miss_is_one_of_the_cpu_kernels() -> None:
-    marks = [pytest.mark.xfail(strict=True).mark, pytest.mark.slow.mark]
-    items = [
-        SimpleNamespace(callspec=SimpleNamespace(params={"backend": name}), own_markers=marks)
-        for name in ("scalar", "cuda")
-    ]
-    pytest_collection_modifyitems([*items, SimpleNamespace(own_markers=marks)])
-    assert [len(item.own_markers) for item in items] == [2, 1]
-    assert items[1].own_markers[0].name == "slow"

@@ -45,10 +45,11 @@ class HeadsForwardMixin:
     ) -> ModelOutput | tuple:
         if return_dict is None:
             return_dict = getattr(self.config, "return_dict", True)
-        if arguments.pop("shift_labels", None) is not None:  # Trainer's, for sequence parallelism
+        shift_labels = arguments.pop("shift_labels", None)  # Trainer's, for sequence parallelism
+        if shift_labels is not None:
             raise ValueError(
                 f"autodeco_ext.{_OP}: shift_labels must be None (forward shifts labels itself),"
-                " got a Tensor"
+                f" got a {type(shift_labels).__name__}"
             )
         if skip_logits is None:
             skip_logits = labels is not None and self.heads.training

@@ -12,9 +12,9 @@
 #include <limits>
 
 // A function that is called, not copied to each of its callers: for what is not worth a copy, which
-// costs machine code and time to compile. Arguments are a few numbers, never references: what has
-// an address lies in local memory, and what the caller keeps for itself beyond some registers is
-// spilled.
+// costs machine code and time to compile. Arguments are a few numbers or addresses of shared
+// memory, never of what the caller keeps: that would lie in local memory, and what the caller holds
+// beyond some registers is spilled.
 #define AUTODECO_CALLED inline __noinline__
 
 namespace autodeco::gpu {

@@ -33,7 +33,7 @@ struct Leader : Digest {
   }
 };
 
-// That of the block. What a barrier or a call lies between is read from shared memory again.
+// The block's own. Behind a barrier or a call its fields are read from shared memory again.
 template <typename Element, bool kTeam>
 __device__ __forceinline__ const Leader<Element, kTeam>& leader_of_block() {
   gpu::promise_num_threads<kThreads>();

@@ -47,7 +47,7 @@ __device__ __forceinline__ BinTotals settle_bins(const LossRow& known,
     const uint32_t slot = slot_of(bin);
     BinContent content = bin_content(bins, bin, totals.top, totals.width);
     if (content.count == 0) continue;
-    // dT is next to nothing where most of the mass has the label's logit: as exact as the label's.
+    // Exact where the label is: dT is nearly 0 where most of the mass has the label's logit.
     if (bin == label_bin && content.equal) {
       const double below =
           static_cast<double>(streamed.max) - static_cast<double>(known.label_logit);
@@ -97,7 +97,7 @@ __device__ __forceinline__ float needed_fineness(const StreamedRow& streamed,
       inside += content.weight;
     }
     if (inside > (1.0 - 1e-7) * totals.weight) {
-      // The row has half of the finer bins, whichever of its bin the maximum is in.
+      // Half of the finer bins, wherever in its bin the maximum lies.
       return equal ? 1.0f : static_cast<float>(kLossBins / 2) / static_cast<float>(few);
     }
   }

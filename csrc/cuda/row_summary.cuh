@@ -201,7 +201,7 @@ __device__ __forceinline__ void add_up_segments() {
   keep(summary, head);
 }
 
-// The same for kernels that keep little while they wait.
+// As a call, for kernels whose caller keeps few registers meanwhile.
 __device__ AUTODECO_CALLED void collect() { add_up_segments(); }
 
 }  // namespace autodeco::cuda

@@ -74,7 +74,7 @@ struct Team {
     }
     return 1;
   }
-  // What Memory::shared_by_team is.
+  // What Memory::team_memory is.
   __device__ __forceinline__ static char* memory_of(const TeamScratch& scratch, int64_t row_index,
                                                     int64_t vocab) {
     if constexpr (kTeam) {
