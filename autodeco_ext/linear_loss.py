@@ -191,7 +191,7 @@ def losses_of_heads(heads: AutoDecoHeads, losses: AutoDecoLoss) -> AutoDecoLoss:
     if heads.top_p_head is not None:
         return losses
     of_temperature = losses.temperature_loss
-    return AutoDecoLoss(of_temperature, of_temperature, torch.zeros_like(of_temperature))
+    return AutoDecoLoss(of_temperature.clone(), of_temperature, torch.zeros_like(of_temperature))
 
 
 def _check_hidden_states(hidden_states: Tensor, heads: AutoDecoHeads) -> None:

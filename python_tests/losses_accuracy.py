@@ -1,13 +1,13 @@
 """Accuracy of the loss ops at a language model's vocabulary, against the exact float64 form.
 
-    python python_tests/losses_accuracy.py [--vocab 151936] [--baseline]
+    python python_tests/losses_accuracy.py [--vocab 151936] [--every 7] [--baseline]
 
 prints a table: the largest and the 99th percentile relative error of the loss, dL/dP and dL/dT over
 every distribution x temperature x top_p x label, per dtype. An error is relative to the exact value
 and, where that cancels, to what cancels (the scales of loss_oracle.py by the ratio that
 oracle.TOLERANCES allows). Where top_p is within MASS_SLACK of a cumulative mass, a result between
-those on either side has no error. --baseline adds the released formula in float32 PyTorch, on
-fewer cases.
+those on either side has no error. --every takes one combination in so many; --baseline adds the
+released formula in float32 PyTorch, on fewer cases.
 """
 
 from __future__ import annotations

@@ -132,8 +132,9 @@ class PrefixSearch {
     if (near > kept_.key && !fits(bounds)) {
       // Where this is too much for the list, nothing is lost by not knowing how much.
       if (ends_in({near, max_key()}, WhenFull::kStop, prefix, bounds)) return;
-      // One that stops early is no read to speak of.
-      if (search_.list.complete || search_.list.blocks > row_.num_blocks() / 8) --attempts_;
+      // One that stops early is no read to speak of. Of one key nothing is listed: it may read all.
+      const bool listed_early = near != max_key() && !search_.list.complete;
+      if (!listed_early || search_.list.blocks > row_.num_blocks() / 8) --attempts_;
     }
     while (attempts_ > attempts_left && !fits(bounds)) {
       --attempts_;
