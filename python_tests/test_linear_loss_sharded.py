@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,8 +46,7 @@ def fsdp_1(module: nn.Module) -> nn.Module:
     return FullyShardedDataParallel(module, device_id=torch.device("cpu"), use_orig_params=True)
 
 
-@contextlib.contextmanager
-def in_group(rank: int, store: Path) -> Iterator[None]:
+def run_in_group(rank: int, store: Path, run: Callable[..., None], *arguments: object) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
@@ -57,33 +56,38 @@ def in_group(rank: int, store: Path) -> Iterator[None]:
         timeout=datetime.timedelta(seconds=120),
     )
     try:
-        yield
+        run(rank, *arguments)
     finally:
         dist.destroy_process_group()
+    # Gloo's threads outlive the group that sharded modules still refer to. One that lets go of a
+    # tensor while the interpreter is taken down aborts the process (pytorch/pytorch#190489).
+    os._exit(0)
 
 
-def run_rank(rank: int, store: Path, shard: Callable[[nn.Linear], nn.Module]) -> None:
-    with in_group(rank, store):
-        case = Case()
-        lm_head = shard(module_of(case))
-        for labelled in ((9, 0), (1, 7), (0, 0), (4, 4)):  # of each rank
-            case.labels[:] = torch.where(torch.arange(14).view(2, 7) < labelled[rank], 5, -100)
-            expected, got = case.loss().loss, case.loss(lm_head, chunk_size=2).loss
-            torch.testing.assert_close(got, expected, **LOSS)
-            assert_all_close(case.gradients(got), case.gradients(expected), **GRADIENT)
-        with pytest.raises(ValueError, match="lm_head must have whole parameters with train_base"):
-            case.loss(lm_head, train_base=True)
+def on_every_rank(tmp_path: Path, run: Callable[..., None], *arguments: object) -> None:
+    torch.multiprocessing.spawn(run_in_group, (tmp_path / "store", run, *arguments), nprocs=RANKS)
 
 
-def run_rank_with_sharded_heads(rank: int, store: Path) -> None:
-    with in_group(rank, store):
-        for shard in (fsdp_1, fsdp_2):
-            whole, apart = Case(), Case()
-            shard(whole.heads)
-            apart.heads.temp_head = shard(apart.heads.temp_head)
-            for case in (whole, apart):
-                with pytest.raises(ValueError, match="heads must have whole parameters"):
-                    case.loss()
+def run_rank(rank: int, shard: Callable[[nn.Linear], nn.Module]) -> None:
+    case = Case()
+    lm_head = shard(module_of(case))
+    for labelled in ((9, 0), (1, 7), (0, 0), (4, 4)):  # of each rank
+        case.labels[:] = torch.where(torch.arange(14).view(2, 7) < labelled[rank], 5, -100)
+        expected, got = case.loss().loss, case.loss(lm_head, chunk_size=2).loss
+        torch.testing.assert_close(got, expected, **LOSS)
+        assert_all_close(case.gradients(got), case.gradients(expected), **GRADIENT)
+    with pytest.raises(ValueError, match="lm_head must have whole parameters with train_base"):
+        case.loss(lm_head, train_base=True)
+
+
+def run_rank_with_sharded_heads(rank: int) -> None:
+    for shard in (fsdp_1, fsdp_2):
+        whole, apart = Case(), Case()
+        shard(whole.heads)
+        apart.heads.temp_head = shard(apart.heads.temp_head)
+        for case in (whole, apart):
+            with pytest.raises(ValueError, match="heads must have whole parameters"):
+                case.loss()
 
 
 def backward(model: nn.Module) -> nn.Module:
@@ -98,17 +102,16 @@ def head_gradients(model: nn.Module) -> list[Tensor]:
     return [one.grad for name, one in model.named_parameters() if "heads." in name]
 
 
-def run_rank_with_a_sharded_model(rank: int, store: Path) -> None:
-    with in_group(rank, store):
-        models = [tiny_autodeco() for _ in range(3)]
-        for model in models:
-            model.requires_grad_(False).train().heads.requires_grad_(True)
-        expected = head_gradients(backward(models[0]))
-        sharded = head_gradients(backward(fsdp_2(models[1])))
-        assert_all_close([grad.full_tensor() for grad in sharded], expected, **GRADIENT)
-        wrapped = backward(fsdp_1(models[2]))
-        with type(wrapped).summon_full_params(wrapped, with_grads=True):
-            assert_all_close(head_gradients(wrapped), expected, **GRADIENT)
+def run_rank_with_a_sharded_model(rank: int) -> None:
+    models = [tiny_autodeco() for _ in range(3)]
+    for model in models:
+        model.requires_grad_(False).train().heads.requires_grad_(True)
+    expected = head_gradients(backward(models[0]))
+    sharded = head_gradients(backward(fsdp_2(models[1])))
+    assert_all_close([grad.full_tensor() for grad in sharded], expected, **GRADIENT)
+    wrapped = backward(fsdp_1(models[2]))
+    with type(wrapped).summon_full_params(wrapped, with_grads=True):
+        assert_all_close(head_gradients(wrapped), expected, **GRADIENT)
 
 
 two_ranks = pytest.mark.skipif(
@@ -120,9 +123,9 @@ two_ranks = pytest.mark.skipif(
 @two_ranks
 @pytest.mark.parametrize("run", [run_rank_with_sharded_heads, run_rank_with_a_sharded_model])
 def test_sharded_heads_train_in_a_sharded_model_and_are_refused_alone(
-    tmp_path: Path, run: Callable[[int, Path], None]
+    tmp_path: Path, run: Callable[[int], None]
 ) -> None:
-    torch.multiprocessing.spawn(run, (tmp_path / "store",), nprocs=RANKS)
+    on_every_rank(tmp_path, run)
 
 
 @pytest.mark.slow
@@ -131,4 +134,4 @@ def test_sharded_heads_train_in_a_sharded_model_and_are_refused_alone(
 def test_ranks_with_different_numbers_of_labels_do_not_wait_for_ever(
     tmp_path: Path, shard: Callable[[nn.Linear], nn.Module]
 ) -> None:
-    torch.multiprocessing.spawn(run_rank, (tmp_path / "store", shard), nprocs=RANKS)
+    on_every_rank(tmp_path, run_rank, shard)
