@@ -17,12 +17,14 @@ from matplotlib.ticker import (
     FixedLocator,
     FuncFormatter,
     LogLocator,
+    MaxNLocator,
     NullFormatter,
     NullLocator,
 )
 
 from bench.cases import FLOOR, OURS
-from bench.rows import GOAL_VOCAB
+from bench.rows import FIXED_PARAMETERS, GOAL_VOCAB
+from bench.runner import FAIL
 from bench.summary import median
 
 # Without grey, which is the floor's; more providers than colors take them again, in another dash.
@@ -34,18 +36,23 @@ _GOAL_ROWS = {"cpu": 1, "gpu": 64}
 
 
 class Panels:
-    """A figure with one panel per op, a legend to their right and a caption below."""
+    """A figure with one panel per op, a legend to their right and a caption below.
 
-    def __init__(self, ops: Iterable[str], providers: Iterable[str]) -> None:
+    Panels of many bars, each with its number, are wider and fewer in a line.
+    """
+
+    def __init__(self, ops: Iterable[str], providers: Iterable[str], bars: int = 0) -> None:
         self.ops = list(ops)
         self._providers = list(providers)
-        lines = 1 if len(self.ops) <= 3 else 2
-        columns = math.ceil(len(self.ops) / lines)
+        width = max(5.0, 1.0 + 0.12 * bars)  # inches: a bar is as wide as its number is high
+        in_a_line = 2 if width > 5 else 3 if len(self.ops) <= 3 else math.ceil(len(self.ops) / 2)
+        columns = min(len(self.ops), in_a_line)
+        lines = math.ceil(len(self.ops) / columns)
         self.figure: Figure
         self.figure, axes = pyplot.subplots(
             lines,
             columns,
-            figsize=(5.0 * columns + 2.4, 4.0 * lines + 0.4),
+            figsize=(width * columns + 2.4, 4.0 * lines + 0.4),
             squeeze=False,
             layout="constrained",
         )
@@ -116,7 +123,11 @@ def _ticks(axis, values: Iterable[float], text: Callable[[float], str] = str) ->
 def _log_scale(axes: Axes, label: str, unit: str = "") -> None:
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
+    if high < 3 * low:  # where a power of ten or twice it may not lie between
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{unit}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel(label)
@@ -229,6 +240,11 @@ def speed_up(result: dict, panels: Panels, caption: str) -> Figure:
             texts = [_short(ratio) for ratio in bars.values()]
             size = 6 if len(providers) > 3 else 8  # as wide as the bar, about
             axes.bar_label(drawn, texts, fontsize=size, rotation=90, padding=2)
+            for record in result["records"]:
+                of_bar = {**fixed, "op": op, "provider": provider, "check": FAIL}
+                if record[by] in places and of_bar.items() <= record.items():
+                    where = places.index(record[by]) + offset
+                    axes.text(where, 1.1, FAIL, fontsize=size, rotation=90, ha="center")
         axes.axhline(1, color="black", linewidth=1)
         axes.margins(y=0.2)  # room for the numbers
         _log_scale(axes, "time over that of autodeco_ext", " x")
@@ -271,6 +287,45 @@ def floor_fraction(result: dict, panels: Panels, caption: str) -> Figure:
         axes.set_ylabel("percent of the floor's speed")
         axes.grid(alpha=0.3)
     return panels.finish(f"autodeco_ext and the floor: V = {vocab}, {dtype}", caption)
+
+
+def parameters(result: dict, panels: Panels, caption: str) -> Figure:
+    """Our time over that of the floor, by top_p; a bar per temperature, with the tokens kept."""
+    ours = [
+        {**record, **FIXED_PARAMETERS[record["distribution"]]}
+        for record in _timed(result["records"], provider=OURS)
+        if record["distribution"] in FIXED_PARAMETERS and "fraction_of_floor" in record
+    ]
+    fixed = {"dtype": _usual_dtype(result, ours), "vocab": _usual(ours, "vocab", GOAL_VOCAB)}
+    fixed["rows"] = _usual_rows(result, ours)
+    for op, axes in panels.axes.items():
+        records = _timed(ours, op=op, **fixed)
+        top_ps = sorted({record["top_p"] for record in records})
+        temperatures = sorted({record["temperature"] for record in records})
+        width = 0.9 / max(len(temperatures), 1)
+        for index, temperature in enumerate(temperatures):
+            of_one = _timed(records, temperature=temperature)
+            offset = (index + 0.5 - len(temperatures) / 2) * width
+            drawn = axes.bar(
+                [top_ps.index(record["top_p"]) + offset for record in of_one],
+                [1 / record["fraction_of_floor"] for record in of_one],
+                width,
+                label=f"T = {temperature:g}",
+                color=_COLORS[index],
+                edgecolor="white",
+            )
+            texts = [f"{r['kept_tokens']:.0f}" if "kept_tokens" in r else "" for r in of_one]
+            axes.bar_label(drawn, texts, fontsize=7, padding=2)
+        axes.axhline(1, color="grey", linestyle="--", label=FLOOR)
+        axes.margins(y=0.1)  # room for the numbers
+        axes.set_xticks(range(len(top_ps)), [f"{top_p:g}" for top_p in top_ps])
+        axes.set_xlabel("top_p; on the bars, how many tokens a row keeps")
+        axes.set_ylabel("time over that of the floor")
+        axes.set_title(op)
+        axes.grid(axis="y", alpha=0.3)
+        axes.set_axisbelow(True)
+    title = f"Peaked rows of one T and P: {_rows(fixed['rows'])}, V = {fixed['vocab']}"
+    return panels.finish(f"{title}, {fixed['dtype']}", caption)
 
 
 def dtypes(result: dict, panels: Panels, caption: str) -> Figure:

@@ -2,6 +2,7 @@
 
 python -m bench full                            # into bench/results
 python -m bench full --only cpu --output /tmp   # one part; charts of those that are there
+python -m bench full --no-runs                  # the charts and tables of the results alone, anew
 
 A part is a process and a result file of its own; each begins with the names of those still to come,
 which is what --only takes to go on after an interruption, and with the cases it covers.
@@ -16,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+from bench.rows import FIXED_PARAMETERS
+
 _VOCABS = "--vocab 32000 128256 151936 201088 262144"
 _OURS = "--provider autodeco_ext floor --seconds 0.1"
 _NUCLEUS = "--op sample filter_logits distribution_stats kept_indices"
@@ -25,6 +28,7 @@ _LINEAR = "--distribution gaussian5 --op"
 _BOTH = "--dtype float32 bfloat16"
 _ALL = "--dtype float32 bfloat16 float16"
 _RELEASED = "--provider autodeco_ext floor released --seconds 0.3"
+_HOT = f"--distribution {' '.join(FIXED_PARAMETERS)} --provider autodeco_ext floor 'hugging face'"
 _THREADS = f"cpu {_SAMPLING} {_OURS} --rows 1 8 64 --distribution peaked --threads"
 # Name of the result -> arguments of `python -m bench`. Peers are slow, and so they are timed where
 # a goal or a chart needs them; our own time is taken for more shapes. A part takes at most three
@@ -38,6 +42,7 @@ PARTS = {
     "cpu-dtypes": f"cpu {_SAMPLING} --rows 8 --distribution peaked {_ALL} --seconds 0.3",
     "cpu-1-thread": f"{_THREADS} 1",
     "cpu-2-threads": f"{_THREADS} 2",
+    "cpu-hot": f"cpu --op sample --rows 8 {_HOT} --seconds 0.5",
     "cpu-mixed": "cpu --op mixed_sample --rows 8 64 --seconds 1",
     "cpu-loss": f"cpu {_LOSS} --rows 1 8 --seconds 0.5",
     "cpu-loss-64": f"cpu {_LOSS} --rows 64 {_RELEASED}",
@@ -58,6 +63,7 @@ CHARTS = {
     ("cpu-vocabularies",): "latency",
     ("cpu-dtypes",): "speed-up",
     ("cpu-1-thread", "cpu-2-threads"): "threads",
+    ("cpu-hot",): "parameters",
     ("cpu-mixed",): "speed-up",
     ("cpu-loss",): "speed-up memory floor",
     ("cpu-loss-64",): "speed-up",
@@ -91,16 +97,19 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help="some parts"
     )
+    parser.add_argument(
+        "--no-runs", action="store_true", help="only draw and tabulate the results in the folder"
+    )
     parser.add_argument("--output", type=Path, default=Path("bench/results"), help="folder")
     options = parser.parse_args(arguments)
     paths = {name: options.output / f"{name}.json" for name in PARTS}
     succeeded = True
     start = time.monotonic()
-    for number, name in enumerate(options.only, start=1):
+    for number, name in enumerate([] if options.no_runs else options.only, start=1):
         left = " ".join(options.only[number - 1 :])
         minutes = (time.monotonic() - start) / 60
         print(f"\npart {number} of {len(options.only)}, {minutes:.1f} minutes so far: {left}")
-        succeeded &= _bench(*PARTS[name].split(), "--output", str(paths[name]))
+        succeeded &= _bench(*shlex.split(PARTS[name]), "--output", str(paths[name]))
     for names, charts in CHARTS.items():
         results = [paths[name] for name in names]
         if set(names) & set(options.only) and all(path.is_file() for path in results):

@@ -6,19 +6,31 @@ import argparse
 import itertools
 
 from bench import cases
-from bench.rows import DISTRIBUTIONS, DTYPES
+from bench.rows import DISTRIBUTIONS, DTYPES, FIXED_PARAMETERS
 from bench.runner import Shape
 
 
 def add_case_options(
     parser: argparse.ArgumentParser, rows: list[int], vocab: list[int], dtype: list[str]
 ) -> None:
-    parser.add_argument("--op", nargs="+", choices=cases.NAMES, default=list(cases.NAMES))
-    parser.add_argument("--rows", nargs="+", type=int, default=rows)
-    parser.add_argument("--vocab", nargs="+", type=int, default=vocab)
-    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=dtype)
-    parser.add_argument(
-        "--distribution", nargs="+", choices=DISTRIBUTIONS, default=list(DISTRIBUTIONS)
+    def add(name: str, help: str, default: list, **known: object) -> None:
+        parser.add_argument(
+            f"--{name}", nargs="+", default=default, metavar=name.upper(), help=help, **known
+        )
+
+    def defaults(values: list) -> str:
+        return f"(default: {' '.join(map(str, values))})"
+
+    add("op", f"of {', '.join(cases.NAMES)} (default: all)", list(cases.NAMES), choices=cases.NAMES)
+    add("rows", f"of a call {defaults(rows)}", rows, type=int)
+    add("vocab", f"logits of a row {defaults(vocab)}", vocab, type=int)
+    add("dtype", f"of {', '.join(DTYPES)} {defaults(dtype)}", dtype, choices=DTYPES)
+    add(
+        "distribution",
+        f"of {', '.join(DISTRIBUTIONS)} (default: these), or peaked rows that all have one T and "
+        f"P: {', '.join(FIXED_PARAMETERS)}",
+        list(DISTRIBUTIONS),
+        choices=(*DISTRIBUTIONS, *FIXED_PARAMETERS),
     )
 
 

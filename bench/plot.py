@@ -15,10 +15,11 @@ from pathlib import Path
 from types import ModuleType
 
 from bench.cases import FLOOR, OURS
+from bench.rows import FIXED_PARAMETERS
 from bench.summary import median
 from bench.table import markdown
 
-CHARTS = ("latency", "rows", "memory", "speed-up", "floor", "dtypes", "threads")
+CHARTS = ("latency", "rows", "memory", "speed-up", "floor", "dtypes", "parameters", "threads")
 
 
 def write(path: Path, folder: Path, names: Collection[str] = CHARTS) -> list[Path]:
@@ -40,10 +41,15 @@ def write(path: Path, folder: Path, names: Collection[str] = CHARTS) -> list[Pat
         "speed-up": (charts.speed_up, any(r["provider"] not in (OURS, FLOOR) for r in timed)),
         "floor": (charts.floor_fraction, any("fraction_of_floor" in r for r in timed)),
         "dtypes": (charts.dtypes, differ("dtype")),
+        "parameters": (
+            charts.parameters,
+            any(r["distribution"] in FIXED_PARAMETERS and "fraction_of_floor" in r for r in timed),
+        ),
     }
     for name, (draw, has_records) in drawings.items():
         if has_records and name in names:
-            figure = draw(result, _panels(charts, result), caption(result["machine"]))
+            panels = _panels(charts, result, _most_bars(timed) if name == "speed-up" else 0)
+            figure = draw(result, panels, caption(result["machine"]))
             written.append(_save(figure, folder / f"{path.stem}-{name}.png"))
     return written
 
@@ -87,11 +93,21 @@ def _charts() -> ModuleType:
     return charts
 
 
-def _panels(charts: ModuleType, result: dict):
+def _most_bars(timed: list[dict]) -> int:
+    """Of the panel with the most, if every peer was timed."""
+    bars: dict[str, set[tuple[str, str]]] = {}
+    for record in timed:
+        if record["provider"] not in (OURS, FLOOR):
+            bars.setdefault(record["op"], set()).add((record["provider"], record["distribution"]))
+    return max(map(len, bars.values()), default=0)
+
+
+def _panels(charts: ModuleType, result: dict, bars: int = 0):
     timed = [record for record in result["records"] if median(record) is not None]
     return charts.Panels(
         dict.fromkeys(record["op"] for record in timed),
         dict.fromkeys(record["provider"] for record in timed),
+        bars,
     )
 
 

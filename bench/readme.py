@@ -18,6 +18,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 _PEERS = {
     "pure torch (sort)": "torch sort",
     "pure torch (top-k window)": "torch topk",
+    "the same compiled": "torch topk compiled",
     "Hugging Face": "hugging face",
     "llama.cpp": "llama.cpp",
 }

@@ -6,6 +6,13 @@ import torch
 
 MIXED = "mixed"
 DISTRIBUTIONS = ("peaked", "typical", "gaussian", "gaussian5", "uniform", "tied", MIXED)
+# Peaked rows that all have this T and P: what a hot row costs, which a mean over the ranges hides.
+# Timed where they are asked for by name.
+FIXED_PARAMETERS = {
+    f"T{temperature:g}-P{top_p:g}": {"temperature": temperature, "top_p": top_p}
+    for temperature in (1.0, 1.5, 1.9)
+    for top_p in (0.3, 0.9, 0.95, 0.99)
+}
 # Rows by turns, and what is not drawn as for other batches. A mixed batch is greedy, without a
 # filter, ordinary, and three hard rows.
 _KINDS: dict[str, tuple[tuple[str, dict[str, float]], ...]] = {
@@ -18,6 +25,7 @@ _KINDS: dict[str, tuple[tuple[str, dict[str, float]], ...]] = {
         ("uniform", {}),
         ("tied", {}),
     ),
+    **{name: (("peaked", given),) for name, given in FIXED_PARAMETERS.items()},
 }
 MIXED_KINDS = len(_KINDS[MIXED])  # row r is of kind r % MIXED_KINDS
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -41,12 +49,11 @@ def batches(
     "peaked", "typical": the r-th token has p ~ r^-1.8, as in a language model. "gaussian",
     "gaussian5": standard deviation 1 and 5. "uniform": all equal. "tied": Gaussian of standard
     deviation 2, rounded to integers, so that thousands of tokens share a logit at any boundary.
-    "mixed": rows of several of these by turns.
+    "mixed": rows of several of these by turns. Those of FIXED_PARAMETERS: as "peaked".
     """
-    if distribution not in DISTRIBUTIONS:
-        raise ValueError(
-            f"bench: distribution must be one of {DISTRIBUTIONS}, got {distribution!r}"
-        )
+    known = (*DISTRIBUTIONS, *FIXED_PARAMETERS)
+    if distribution not in known:
+        raise ValueError(f"bench: distribution must be one of {known}, got {distribution!r}")
     generator = torch.Generator(device).manual_seed(0)
     logits = torch.empty(count, rows, vocab, dtype=dtype, device=device)
     for batch in logits:  # one by one: the float32 in between need not be as large as all
@@ -83,7 +90,8 @@ def parameters(
 
     Each batch has one value in each of `rows` equal parts of the range, in random order, and every
     such part is covered evenly by the batches, so few rows are as heterogeneous as many. Some rows
-    of a mixed batch have values of their own; "typical" ones are all as people set them by hand.
+    of a mixed batch have values of their own, "typical" ones all those that people set by hand,
+    and those of FIXED_PARAMETERS all that their name says.
     """
     generator = torch.Generator().manual_seed(1)  # the same on every device
 

@@ -120,6 +120,8 @@ def run_on_cpu(shape: Shape, seconds: float, names: Collection[str] = ()) -> Ite
         # Also of a wrong one: by how much it is wrong.
         if check in (OK, FAIL) and provider.errors is not None:
             record["errors"] = provider.errors(provider.run(*inputs.checked), *inputs.checked)
+        if check == OK and provider.kept_tokens is not None:
+            record["kept_tokens"] = provider.kept_tokens(*inputs.checked)
         if isinstance(provider, Provider) and provider.package:
             record["package"] = provider.package
         yield record

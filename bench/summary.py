@@ -47,6 +47,11 @@ def error(record: dict) -> str:
     return f"error {max(record['errors'].values()):.0e}"
 
 
+def kept(record: dict) -> str:
+    """How many tokens a row keeps, in the mean."""
+    return f"{record['kept_tokens']:.0f} kept"
+
+
 def line(record: dict) -> str:
     """One row of the table that a run prints."""
     head = (
@@ -71,6 +76,8 @@ def line(record: dict) -> str:
         parts.append(f"{record['extra_bytes'] / 1e6:>8.1f} MB")
     if "errors" in record:
         parts.append(error(record))
+    if "kept_tokens" in record:
+        parts.append(kept(record))
     return head + " ".join(parts)
 
 

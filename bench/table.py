@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.cases import OURS
-from bench.summary import error, shape_of
+from bench.summary import error, kept, shape_of
 
 
 def markdown(result: dict) -> str:
@@ -13,7 +13,8 @@ def markdown(result: dict) -> str:
         f"{facts}\n\n`{result['command']}`\n",
         "Median time of one call (20th to 80th percentile for ours); in brackets how many times as "
         "long as ours; then, where measured, the most memory it holds besides its input, and its "
-        "largest error. GB/s and the fraction of the floor's speed are ours.\n",
+        "largest error, and how many tokens a row keeps in the mean. GB/s and the fraction of the "
+        "floor's speed are ours.\n",
     ]
     records = result["records"]
     for op in dict.fromkeys(record["op"] for record in records):
@@ -53,6 +54,8 @@ def _cell(record: dict | None) -> str:
         parts.append(f"{record['extra_bytes'] / 1e6:.1f} MB")
     if "errors" in record:
         parts.append(error(record))
+    if "kept_tokens" in record:
+        parts.append(kept(record))
     return ", ".join(parts)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import zipfile
@@ -13,14 +12,14 @@ import torch
 from bench_records import SHAPE, use_small_base
 
 import autodeco_ext
+from autodeco_ext import reference
 from bench import __main__ as program
-from bench import cases, cpu, full, plot, runner, summary, timing
+from bench import cases, runner, summary, timing
 from bench.cases import kept_bounds
 from bench.fetch_peers import Package, unpack
 from bench.gpu import STAGES
 from bench.machine import machine
 from bench.memory import extra_bytes
-from bench.options import shapes
 from bench.providers import (
     NOT_FETCHED,
     Missing,
@@ -31,7 +30,7 @@ from bench.providers import (
     llama_cpp,
     vllm,
 )
-from bench.rows import DISTRIBUTIONS, DTYPES, parameters
+from bench.rows import DISTRIBUTIONS, parameters
 from bench.runner import FAIL, OK, Shape
 
 
@@ -202,6 +201,19 @@ def test_the_rows_of_a_mixed_batch_have_their_own_kinds_and_parameters() -> None
     assert not cases.has_distribution("filter_logits", "mixed")
 
 
+def test_a_batch_of_fixed_parameters_is_peaked_and_records_what_it_keeps() -> None:
+    name = "T1.5-P0.9"
+    shape = SHAPE._replace(distribution=name, rows=4)
+    logits, temperature, top_p = runner.make_inputs(shape, 1, "cpu").checked
+    assert torch.equal(logits, runner.make_inputs(SHAPE._replace(rows=4), 1, "cpu").checked[0])
+    assert temperature.tolist() == [1.5] * 4 and top_p.tolist() == pytest.approx([0.9] * 4)
+    kept = reference.kept_mask(logits, temperature, top_p).sum(-1).double().mean().item()
+    ours, floor_record = runner.run_on_cpu(shape, 0.001, (cases.OURS, cases.FLOOR))
+    assert kept > 1 and ours["kept_tokens"] == kept and "kept_tokens" not in floor_record
+    assert summary.line(summary.with_ratios([ours])[0]).endswith(f" {kept:.0f} kept")
+    assert name not in DISTRIBUTIONS  # timed where it is asked for, and not by every run
+
+
 @pytest.mark.parametrize("rows", [1, 5, 14])
 def test_a_mixed_batch_is_also_sampled_kind_by_kind(
     monkeypatch: pytest.MonkeyPatch, rows: int
@@ -324,53 +336,6 @@ def test_a_wrong_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert second == (
         "bench gpu: the stage must be one of build, test, sanitize, bench, got 'tests'"
     )
-
-
-def test_the_full_run_is_made_of_commands_that_parse(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    commands: list[tuple[str, ...]] = []
-
-    def run(*arguments: str) -> bool:
-        commands.append(arguments)
-        if arguments[0] == "cpu":
-            options = cpu.parser().parse_args(arguments[1:])
-            options.output.touch()
-            assert shapes(cpu.parser(), options)
-        if arguments[0] == "plot":
-            plot.parser().parse_args(arguments[1:])
-        return True
-
-    monkeypatch.setattr(full, "_bench", run)
-    assert program.main(["full", "--output", str(tmp_path), "--only", "cpu"]) == 0
-    assert [command[0] for command in commands] == ["cpu", "plot"]
-    commands.clear()
-    assert program.main(["full", "--output", str(tmp_path)]) == 0
-    assert len(commands) == len(full.PARTS) + len(full.CHARTS)
-    drawn = {path for command in commands if command[0] == "plot" for path in command}
-    assert {str(tmp_path / f"{name}.json") for name in full.PARTS if name != "calls"} <= drawn
-
-
-def test_the_full_run_covers_every_dtype_and_vocabulary_of_the_losses_too() -> None:
-    covered: dict[str, set[tuple[str, int]]] = {}
-    for command in full.PARTS.values():
-        name, *arguments = command.split()
-        if name == "cpu":
-            for shape in shapes(cpu.parser(), cpu.parser().parse_args(arguments)):
-                covered.setdefault(shape.op, set()).add((shape.dtype, shape.vocab))
-    for op in ("sample", "filter_logits", "distribution_stats", "kept_indices", "autodeco_loss"):
-        assert covered[op] >= set(itertools.product(DTYPES, (32000, 151936, 262144))), op
-    assert covered["linear_autodeco_loss"] >= set(itertools.product(DTYPES, (32000, 151936)))
-
-
-def test_a_full_run_says_how_far_it_is(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(full, "_bench", lambda *arguments: True)
-    assert program.main(["full", "--output", str(tmp_path), "--only", "cpu-grid", "cpu"]) == 0
-    first, second = capsys.readouterr().out.strip().split("\n\n")
-    assert first == "part 1 of 2, 0.0 minutes so far: cpu-grid cpu"
-    assert second == "part 2 of 2, 0.0 minutes so far: cpu"
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,46 @@ def test_peers_of_one_distribution_are_compared_by_dtype(charts) -> None:
     assert [text.get_text() for text in axes.get_xticklabels()] == ["float32", "float16"]
 
 
+def test_a_bar_is_the_time_over_the_floor_and_says_what_is_kept(charts) -> None:
+    records = []
+    for name, time, kept in (("T1-P0.9", 20.0, 7), ("T1.5-P0.9", 40.0, 300), ("T1-P0.3", 5.0, 1)):
+        shape = SHAPE._replace(distribution=name)
+        records += [record(cases.OURS, time, shape, kept_tokens=kept)]
+        records += [record(cases.FLOOR, 5.0, shape)]
+    result = {**small_result(), "records": summary.with_ratios(records)}
+    (axes,) = charts.parameters(result, charts.Panels(["sample"], []), "").axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0.3", "0.9"]
+    heights = {bars.get_label(): bars.datavalues.tolist() for bars in axes.containers}
+    assert heights == {"T = 1": [4.0, 1.0], "T = 1.5": [8.0]}
+    assert [text.get_text() for text in axes.texts] == ["7", "1", "300"]
+
+
+def test_a_peer_that_failed_has_its_failure_in_the_place_of_a_bar(charts) -> None:
+    wrong = SHAPE._replace(distribution="tied")
+    records = [record(cases.OURS), record("peer", 40.0), record(cases.OURS, 10.0, wrong)]
+    records += [{**record("peer", None, wrong), "check": FAIL}]
+    result = {**small_result(), "records": summary.with_ratios(records)}
+    (axes,) = charts.speed_up(result, charts.Panels(["sample"], ["peer"]), "").axes
+    (text,) = [text for text in axes.texts if text.get_text() == FAIL]
+    assert text.get_position()[0] == 1  # above «tied»
+
+
+def test_a_scale_between_two_powers_of_ten_has_numbers(charts) -> None:
+    records = [record(cases.OURS, 10.0), record("peer", 11.0)]
+    result = {**small_result(), "records": summary.with_ratios(records)}
+    figure = charts.speed_up(result, charts.Panels(["sample"], ["peer"]), "")
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
+    assert sum(low <= place <= high for place in axes.get_yticks()) > 2
+
+
+def test_many_bars_have_wider_panels(charts) -> None:
+    few, many = (charts.Panels("abcde", [], bars).figure for bars in (20, 60))
+    columns = [len({axes.get_subplotspec().colspan for axes in f.axes}) for f in (few, many)]
+    assert columns == [3, 2]
+
+
 def test_threads_of_two_commits_are_called_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, charts
 ) -> None:

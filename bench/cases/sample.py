@@ -20,8 +20,10 @@ from bench.providers import (
     torch_sort,
     torch_topk,
 )
-from bench.rows import DISTRIBUTIONS  # noqa: F401  (all, the mixed one too)
+from bench.rows import DISTRIBUTIONS as USUAL_DISTRIBUTIONS
+from bench.rows import FIXED_PARAMETERS
 
+DISTRIBUTIONS = (*USUAL_DISTRIBUTIONS, *FIXED_PARAMETERS)  # all, the mixed one too
 SEED = 0
 _ROWS_AT_ONCE = 32  # float64 copies and a sort of all rows would need many times their memory
 
@@ -29,7 +31,9 @@ _ROWS_AT_ONCE = 32  # float64 copies and a sort of all rows would need many time
 def providers(device: str) -> dict[str, Provider | Missing]:
     ours = {
         "autodeco_ext": Provider(
-            lambda logits, t, p: autodeco_ext.sample(logits, t, p, seed=SEED), is_draw_of_seed
+            lambda logits, t, p: autodeco_ext.sample(logits, t, p, seed=SEED),
+            is_draw_of_seed,
+            kept_tokens=_kept_tokens,
         ),
         "floor": floor.PROVIDER,
     }
@@ -37,6 +41,7 @@ def providers(device: str) -> dict[str, Provider | Missing]:
         "torch sort": torch_sort.SAMPLE,
         "torch sort compiled": torch_sort.SAMPLE_COMPILED,
         "torch topk": torch_topk.SAMPLE,
+        "torch topk compiled": torch_topk.SAMPLE_COMPILED,
     }
     others = {"hugging face": hugging_face.SAMPLE}
     if device == "cuda":
@@ -49,6 +54,11 @@ def providers(device: str) -> dict[str, Provider | Missing]:
         dividing["vllm"] = vllm.sample("cpu")
         others["llama.cpp"] = llama_cpp.sample()
     return {**ours, **{name: _refusing(peer) for name, peer in dividing.items()}, **others}
+
+
+def _kept_tokens(logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> float:
+    kept = autodeco_ext.sample(logits, t, p, seed=SEED, return_info=True).kept
+    return kept.double().mean().item()
 
 
 def _refusing(peer: Provider | Missing) -> Provider | Missing:

@@ -22,6 +22,8 @@ class Provider(NamedTuple):
         unchecked: why the result is not judged at all.
         refuses: `refuses(*arguments of run)`: why it cannot run with these, or "".
         errors: `errors(result, *arguments of run)`, by name: what is recorded beside the check.
+        kept_tokens: `kept_tokens(*arguments of run)`: how many tokens a row keeps in the
+            mean, which is recorded.
         waits: reads a value on the host, so that a CUDA graph cannot hold it.
         package: `name==version` of a peer that is not torch; goes into the record.
     """
@@ -31,6 +33,7 @@ class Provider(NamedTuple):
     unchecked: str = ""
     errors: Callable[..., dict[str, float]] | None = None
     refuses: Callable[..., str] | None = None
+    kept_tokens: Callable[..., float] | None = None
     waits: bool = False
     package: str = ""
 
