@@ -121,7 +121,8 @@ def run_on_cpu(shape: Shape, seconds: float, names: Collection[str] = ()) -> Ite
         if check in (OK, FAIL) and provider.errors is not None:
             record["errors"] = provider.errors(provider.run(*inputs.checked), *inputs.checked)
         if check == OK and provider.kept_tokens is not None:
-            record["kept_tokens"] = provider.kept_tokens(*inputs.checked)
+            kept = [provider.kept_tokens(*arguments) for arguments in inputs.rounds]
+            record["kept_tokens"] = sum(kept) / len(kept)
         if isinstance(provider, Provider) and provider.package:
             record["package"] = provider.package
         yield record

@@ -201,17 +201,32 @@ def test_the_rows_of_a_mixed_batch_have_their_own_kinds_and_parameters() -> None
     assert not cases.has_distribution("filter_logits", "mixed")
 
 
-def test_a_batch_of_fixed_parameters_is_peaked_and_records_what_it_keeps() -> None:
-    name = "T1.5-P0.9"
-    shape = SHAPE._replace(distribution=name, rows=4)
+def test_rows_of_fixed_parameters_are_peaked_and_say_what_they_keep() -> None:
+    shape = SHAPE._replace(distribution="T1.5-P0.9", rows=4)
     logits, temperature, top_p = runner.make_inputs(shape, 1, "cpu").checked
-    assert torch.equal(logits, runner.make_inputs(SHAPE._replace(rows=4), 1, "cpu").checked[0])
+    peaked = runner.make_inputs(shape._replace(distribution="peaked"), 1, "cpu").checked
+    assert torch.equal(logits, peaked[0])
     assert temperature.tolist() == [1.5] * 4 and top_p.tolist() == pytest.approx([0.9] * 4)
     kept = reference.kept_mask(logits, temperature, top_p).sum(-1).double().mean().item()
-    ours, floor_record = runner.run_on_cpu(shape, 0.001, (cases.OURS, cases.FLOOR))
-    assert kept > 1 and ours["kept_tokens"] == kept and "kept_tokens" not in floor_record
-    assert summary.line(summary.with_ratios([ours])[0]).endswith(f" {kept:.0f} kept")
-    assert name not in DISTRIBUTIONS  # timed where it is asked for, and not by every run
+    ours = cases.case("sample").providers("cpu")[cases.OURS]
+    assert kept > 1 and ours.kept_tokens(logits, temperature, top_p) == kept
+    assert shape.distribution not in DISTRIBUTIONS  # timed where it is asked for, not by every run
+
+
+def test_what_is_kept_is_recorded_as_the_mean_of_all_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts: list[int] = []
+
+    def kept_tokens(logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> float:
+        counts.append(len(counts))
+        return counts[-1]
+
+    ours = Provider(lambda logits, t, p: logits.argmax(-1), kept_tokens=kept_tokens)
+    monkeypatch.setattr(cases.case("sample"), "providers", lambda device: {cases.OURS: ours})
+    (record,) = summary.with_ratios(list(runner.run_on_cpu(SHAPE, seconds=0.001)))
+    assert len(counts) > 1 and record["kept_tokens"] == sum(counts) / len(counts)
+    assert summary.line(record).endswith(f" {record['kept_tokens']:.0f} kept")
 
 
 @pytest.mark.parametrize("rows", [1, 5, 14])
