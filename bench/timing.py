@@ -24,7 +24,9 @@ def percentiles(microseconds: list[float]) -> Timing:
 
 
 def time_together(
-    functions: dict[str, Callable[[int], object]], seconds: float
+    functions: dict[str, Callable[[int], object]],
+    seconds: float,
+    before: Callable[[], object] = lambda: None,
 ) -> dict[str, Timing]:
     """Calls the functions round by round, with its number, until `seconds` have passed for each.
 
@@ -34,6 +36,7 @@ def time_together(
         functions: name -> function of the round, which picks its input so that rounds differ.
         seconds: time to spend on each function; at least five rounds are made, or as many as fit
             into half a minute.
+        before: called before every timed call, and not timed.
     """
     spent = dict.fromkeys(functions, 0.0)
     samples: dict[str, list[float]] = {name: [] for name in functions}
@@ -52,6 +55,7 @@ def time_together(
         round_number += 1
         order.shuffle(waiting)
         for name in waiting:
+            before()
             start = time.perf_counter()
             functions[name](round_number)
             elapsed = time.perf_counter() - start
