@@ -89,7 +89,8 @@ def _records(mode: str, calls: _Calls, device: str, seconds: float, *, cold: boo
             torch.cuda.synchronize()
 
     functions = {name: repeated(call) for name, call in calls.items()}
-    timings = time_together(functions, seconds, before)
+    # Writing takes far longer than a call, and is not counted: a cold one is called less often.
+    timings = time_together(functions, seconds * number / _CALLS, before)
     least = timings[_LEAST].median
     return [
         {
