@@ -16,7 +16,7 @@ import torch
 
 from bench import cases
 from bench.machine import machine
-from bench.options import add_case_options, coverage, shapes
+from bench.options import add_case_options, coverage, require_cases, shapes
 from bench.rows import GOAL_VOCAB
 from bench.runner import run_on_cpu
 from bench.summary import failed, line, with_ratios
@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     wanted = shapes(parser(), options)
+    require_cases(parser(), options, wanted)
     if options.threads < 1:
         parser().error("--threads must be positive")
     known = {name for op in options.op for name in cases.case(op).providers("cpu")}

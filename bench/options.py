@@ -55,3 +55,14 @@ def shapes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list
         for vocab, rows, distribution, dtype, op in names
         if cases.has_distribution(op, distribution)
     ]
+
+
+def require_cases(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, wanted: list[Shape]
+) -> None:
+    """Ends the program with a sentence where no op knows any of the distributions."""
+    if not wanted:
+        parser.error(
+            f"no case: --op {' '.join(options.op)} has no --distribution of "
+            f"{', '.join(options.distribution)}"
+        )

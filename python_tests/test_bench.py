@@ -361,6 +361,10 @@ def test_a_wrong_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
             ["--op", "mixed_sample", "--provider", "floor", "hf"],
             "--provider must be of autodeco_ext, floor, kind by kind; got 'hf'",
         ),
+        (
+            ["--op", "linear_autodeco_loss", "--distribution", "peaked", "tied"],
+            "no case: --op linear_autodeco_loss has no --distribution of peaked, tied",
+        ),
     ],
 )
 def test_options_that_nothing_answers_to_are_refused(

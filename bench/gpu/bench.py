@@ -21,7 +21,7 @@ from bench.cuda_timing import CudaTimer, extra_bytes
 from bench.gpu import stage_parser, start
 from bench.gpu.journal import Journal
 from bench.machine import gpu_machine
-from bench.options import add_case_options, shapes
+from bench.options import add_case_options, require_cases, shapes
 from bench.providers import Missing, Provider
 from bench.rows import GOAL_VOCAB
 from bench.runner import Inputs, Shape, make_inputs, may_be_timed, verdict
@@ -58,6 +58,7 @@ def wanted(options: argparse.Namespace) -> list[Shape]:
         for op in set(options.op) & set(_GOAL_TOKENS):
             own = {"op": [op], "rows": [_GOAL_TOKENS[op]], "vocab": [GOAL_VOCAB]}
             result += shapes(parser(), argparse.Namespace(**{**vars(options), **own}))
+    require_cases(parser(), options, result)
     return sorted(result, key=priority)
 
 
