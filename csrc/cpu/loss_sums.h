@@ -189,19 +189,24 @@ inline Floats sum_of_pairs(const Floats (&values)[kTogether]) {
 
 // What is added up of one block: the weights, those at T = 1, and, where the block may have such,
 // those of tokens before the label and those at the maximum on their own. A NaN ends up in the
-// moment after the label.
+// moment after the label. Returns the largest of as many logits from `ahead` on, those of the next
+// block, which come from memory meanwhile: with the sums of a block waiting for its own maximum,
+// nothing would be done until it is there.
 template <bool kPlain, bool kUnit, bool kLabel, bool kMax, typename Element>
-void add_block(const Block<Element>& block, const LossScale& scale, const RankOfLabel& rank,
-               LossSums& sums) {
+float add_block(const Block<Element>& block, const Element* ahead, const LossScale& scale,
+                const RankOfLabel& rank, LossSums& sums) {
   constexpr int kSides = kLabel ? 2 : 1;
   constexpr float kLog2E = 1.44269504f;
   Floats rest[kSides] = {};  // after the label, before it
   Floats moment[kSides] = {};
   Floats unit = {};
   Ints at_max[2] = {};
+  LargestOf<Element> largest;
+  static_assert(largest.kColumns == kTogether * kLanes);
   const bool has_label = rank.label >= block.begin && rank.label < block.begin + block.size;
   Floats lowest = splat(block.begin < rank.label ? rank.at_least : rank.right_of_it);
   for (int i = 0; i < block.padded; i += kTogether * kLanes) {
+    largest.add(ahead + i);
     Floats rests[kSides][kTogether];
     Floats moments[kSides][kTogether];
     Floats units[kTogether];
@@ -254,6 +259,7 @@ void add_block(const Block<Element>& block, const LossScale& scale, const RankOf
     sides[side]->moment += static_cast<double>(sum_of_lanes(moment[side]));
     for (int lane = 0; kMax && lane < kLanes; ++lane) sides[side]->at_max += at_max[side][lane];
   }
+  return largest.value();
 }
 
 // Tokens lighter than this share of a row are never told apart: their order among themselves does
@@ -317,9 +323,9 @@ template <bool kPlain, bool kUnit, typename Element>
 void sum_blocks(const Row<Element>& row, const LossScale& scale, int label, LossSums& sums) {
   const RankOfLabel rank(row, label);
   bool nan = false;
+  float max = block_max(row.block(0));
   for (int number = 0; number < row.num_blocks(); ++number) {
     const Block<Element> block = row.block(number);
-    const float max = block_max(block);
     sums.block_max[number] = max;
     if (max > sums.max) {
       if (sums.max > -kInfinity) {
@@ -331,15 +337,21 @@ void sum_blocks(const Row<Element>& row, const LossScale& scale, int label, Loss
       }
       sums.max = max;
     }
+    const bool has_next = number + 1 < row.num_blocks();
+    const Block<Element> next = has_next ? row.block(number + 1) : block;
+    const bool looks_ahead = next.padded == block.padded && sums.max > -kInfinity;
+    const Element* const ahead = looks_ahead ? next.data : block.data;
+    float next_max = -kInfinity;
     if (!(sums.max > -kInfinity)) {
       nan |= any_nan(block);
     } else if (max == sums.max) {
-      add_block<kPlain, kUnit, true, true>(block, scale, rank, sums);
+      next_max = add_block<kPlain, kUnit, true, true>(block, ahead, scale, rank, sums);
     } else if (max >= rank.at_least) {
-      add_block<kPlain, kUnit, true, false>(block, scale, rank, sums);
+      next_max = add_block<kPlain, kUnit, true, false>(block, ahead, scale, rank, sums);
     } else {
-      add_block<kPlain, kUnit, false, false>(block, scale, rank, sums);
+      next_max = add_block<kPlain, kUnit, false, false>(block, ahead, scale, rank, sums);
     }
+    max = looks_ahead ? next_max : block_max(next);
   }
   sums.all = sums.before + sums.after;
   // A sum of products is NaN where a logit is.

@@ -18,45 +18,67 @@ struct RowSummary {
   uint64_t block_mass[kMaxBlocks];  // in units of the largest weight of the row
 };
 
-// The largest of a block's logits; where one is NaN, any of them or NaN.
+// The largest of logits that are looked at kColumns at a time; where one is NaN, any of them or
+// NaN.
 template <typename Element>
-float block_max(const Block<Element>& block) {
-  constexpr int kChains = kStep / kLanes < 4 ? kStep / kLanes : 4;
-  Floats chains[kChains];
-  for (int chain = 0; chain < kChains; ++chain) chains[chain] = splat(-kInfinity);
-  for (int i = 0; i < block.padded; i += kChains * kLanes) {
-    for (int chain = 0; chain < kChains; ++chain) {
-      chains[chain] = larger(chains[chain], load(block.data + i + chain * kLanes));
+class LargestOf {
+ public:
+  static constexpr int kColumns = 4 * kLanes;
+
+  void add(const Element* data) {
+    for (int chain = 0; chain < 4; ++chain) {
+      chains_[chain] = larger(chains_[chain], load(data + chain * kLanes));
     }
   }
-  for (int chain = 1; chain < kChains; ++chain) chains[0] = larger(chains[0], chains[chain]);
-  return largest_lane(chains[0]);
-}
+  float value() const {
+    return largest_lane(larger(larger(chains_[0], chains_[1]), larger(chains_[2], chains_[3])));
+  }
+
+ private:
+  Floats chains_[4] = {splat(-kInfinity), splat(-kInfinity), splat(-kInfinity), splat(-kInfinity)};
+};
 
 // Floats of 16 bits are compared as they are: as signed integers those that are not negative are in
 // order, and so are the negative ones as unsigned integers, the other way round. The largest logit
 // of a lane is one of these two.
 template <typename Element>
   requires(sizeof(Element) == 2)
-float block_max(const Block<Element>& block) {
-  constexpr int kElements = 2 * kLanes;
-  Shorts largest;
-  std::memcpy(&largest, block.data, sizeof(largest));
-  UnsignedShorts smallest = reinterpret_cast<UnsignedShorts>(largest);
-  for (int i = kElements; i < block.padded; i += kElements) {
-    Shorts bits;
-    std::memcpy(&bits, block.data + i, sizeof(bits));
-    largest = bits > largest ? bits : largest;
-    const UnsignedShorts unsigned_bits = reinterpret_cast<UnsignedShorts>(bits);
-    smallest = unsigned_bits < smallest ? unsigned_bits : smallest;
+class LargestOf<Element> {
+ public:
+  static constexpr int kColumns = 4 * kLanes;
+
+  void add(const Element* data) {
+    for (int half = 0; half < 2; ++half) {
+      Shorts bits;
+      std::memcpy(&bits, data + half * kElements, sizeof(bits));
+      largest_ = bits > largest_ ? bits : largest_;
+      const UnsignedShorts unsigned_bits = reinterpret_cast<UnsignedShorts>(bits);
+      smallest_ = unsigned_bits < smallest_ ? unsigned_bits : smallest_;
+    }
   }
-  Element elements[2 * kElements] = {};
-  std::memcpy(elements, &largest, sizeof(largest));
-  std::memcpy(elements + kElements, &smallest, sizeof(smallest));
-  const TwoFloats of_largest = load_two(elements);
-  const TwoFloats of_smallest = load_two(elements + kElements);
-  return largest_lane(larger(larger(of_largest.first, of_largest.second),
-                             larger(of_smallest.first, of_smallest.second)));
+  float value() const {
+    Element elements[2 * kElements] = {};
+    std::memcpy(elements, &largest_, sizeof(largest_));
+    std::memcpy(elements + kElements, &smallest_, sizeof(smallest_));
+    const TwoFloats of_largest = load_two(elements);
+    const TwoFloats of_smallest = load_two(elements + kElements);
+    return largest_lane(larger(larger(of_largest.first, of_largest.second),
+                               larger(of_smallest.first, of_smallest.second)));
+  }
+
+ private:
+  static constexpr int kElements = 2 * kLanes;
+
+  // The first logits replace them: they are the least, -0.0 among the signed ones.
+  Shorts largest_ = Shorts{} + std::numeric_limits<int16_t>::min();
+  UnsignedShorts smallest_ = UnsignedShorts{} + std::numeric_limits<uint16_t>::max();
+};
+
+template <typename Element>
+float block_max(const Block<Element>& block) {
+  LargestOf<Element> largest;
+  for (int i = 0; i < block.padded; i += largest.kColumns) largest.add(block.data + i);
+  return largest.value();
 }
 
 struct MaxAndWeight {

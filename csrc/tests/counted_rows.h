@@ -21,21 +21,35 @@ struct Counted {
 };
 
 // Elements read, each at most once per visit of its block: the second read of a block in the
-// first-level cache costs no memory traffic.
+// first-level cache costs no memory traffic. Loops that look at the next block too visit three at a
+// time, because a row need not begin where a block of memory does.
 struct Reads {
-  uintptr_t block = 0;
-  int64_t in_visit = 0;
+  struct Visit {
+    uintptr_t block = 0;
+    int64_t loaded = 0;
+  };
+  Visit visits[3];  // the latest first
   int64_t elements = 0;
 
   void load(const Counted* source) {
-    const uintptr_t loaded = reinterpret_cast<uintptr_t>(source) / (kBlock * sizeof(Counted));
-    if (loaded != block) end_visit();
-    block = loaded;
-    in_visit += kLanes;
+    const uintptr_t block = reinterpret_cast<uintptr_t>(source) / (kBlock * sizeof(Counted));
+    int place = 0;
+    while (place < 2 && visits[place].block != block) ++place;
+    std::rotate(visits, visits + place, visits + place + 1);
+    if (visits[0].block != block) {
+      end(visits[0]);
+      visits[0].block = block;
+    }
+    visits[0].loaded += kLanes;
   }
-  void end_visit() {
-    elements += std::min<int64_t>(in_visit, kBlock);
-    in_visit = 0;
+  void end_visits() {
+    for (Visit& visit : visits) end(visit);
+  }
+
+ private:
+  void end(Visit& visit) {
+    elements += std::min<int64_t>(visit.loaded, kBlock);
+    visit.loaded = 0;
   }
 } reads;
 
@@ -140,7 +154,7 @@ double count_reads(const Logits& logits, Read&& read) {
   for (int column = 0; column < kVocab; ++column) row[column] = {logits[column]};
   reads = {};
   read(Row<Counted>(row, kVocab));
-  reads.end_visit();
+  reads.end_visits();
   return static_cast<double>(reads.elements) / kVocab;
 }
 
