@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -52,10 +54,13 @@ def test_finished_providers_are_not_run_again(
 ) -> None:
     runs: list[str] = []
 
-    def run_case(shape: Shape, providers: dict, journal: Journal, timer: object) -> None:
+    def run_case(
+        shape: Shape, providers: dict, journal: Journal, timer: object, deadline: Deadline
+    ) -> int:
         runs.extend(providers)
         for name in providers:
             journal.add(record(name, shape=shape))
+        return len(providers)
 
     providers = {cases.OURS: Provider(print), "peer": Provider(print)}
     monkeypatch.setattr(cases.case("sample"), "providers", lambda device: providers)
@@ -75,9 +80,48 @@ def test_finished_providers_are_not_run_again(
     assert result["machine"]["driver"] == "1"
 
 
-def test_a_case_on_the_gpu_has_one_record_per_provider(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.fixture
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For one case of the stage `bench`."""
+    make_inputs = gpu_bench.make_inputs
+    monkeypatch.setattr(gpu_bench, "make_inputs", lambda s, c, d: make_inputs(s, c, "cpu"))
+    monkeypatch.setattr(gpu_bench, "extra_bytes", lambda call: 64)
+    monkeypatch.setattr(gpu_bench, "_require_device", lambda name, shape: None)
+
+
+def test_no_provider_begins_after_the_time_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    on_the_cpu: None,
+    without_gpu: None,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    seconds = [60.0]
+
+    class Clock:
+        def left(self) -> float:
+            return seconds[0]
+
+    def takes_the_rest(logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        seconds[0] = -1.0
+        return logits.argmin(-1)  # wrong, so that it is not timed
+
+    def never(logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("it has begun after the time was over")
+
+    providers = {"first": Provider(takes_the_rest), "second": Provider(never)}
+    monkeypatch.setattr(cases.case("sample"), "providers", lambda device: providers)
+    monkeypatch.setattr(gpu_bench, "start", lambda options: (tmp_path, Clock()))
+    options = gpu_bench.parser().parse_args(["--op", "sample", "--rows", "1", *ONE_SHAPE])
+    gpu_bench.run(options)
+    assert "1 of 1 cases are left" in capsys.readouterr().out
+    (shape,) = gpu_bench.wanted(options)
+    journal = Journal(tmp_path / "bench.jsonl", FACTS)
+    assert list(journal.of(shape)) == ["first"]
+    assert list(gpu_bench._waiting(journal, shape, retry=False)) == ["second"]
+
+
+def test_a_case_on_the_gpu_has_one_record_per_provider(tmp_path: Path, on_the_cpu: None) -> None:
     class Timer:
         """The graph of one provider cannot be captured."""
 
@@ -99,12 +143,9 @@ def test_a_case_on_the_gpu_has_one_record_per_provider(
         "wrong": Provider(lambda logits, t, p: logits.argmin(-1)),
         "absent": Missing(NOT_FETCHED),
     }
-    make_inputs = gpu_bench.make_inputs
-    monkeypatch.setattr(gpu_bench, "make_inputs", lambda s, c, d: make_inputs(s, c, "cpu"))
-    monkeypatch.setattr(gpu_bench, "extra_bytes", lambda call: 64)
-    monkeypatch.setattr(gpu_bench, "_require_device", lambda name, shape: None)
     journal = Journal(tmp_path / "bench.jsonl", FACTS)
-    gpu_bench._run_case(SHAPE, providers, journal, Timer())
+    deadline = Deadline(time.monotonic() + 300)
+    assert gpu_bench._run_case(SHAPE, providers, journal, Timer(), deadline) == len(providers)
     records = journal.of(SHAPE)
     assert list(records) == list(providers)
     assert {name: r["check"] for name, r in records.items()} == {
@@ -147,7 +188,7 @@ def test_no_case_begins_after_the_time_is_over(
     monkeypatch.setattr(gpu_bench, "start", lambda options: (tmp_path, over))
     options = gpu_bench.parser().parse_args(["--op", "sample", "--rows", "1", "4"])
     gpu_bench.run(options)
-    assert "140 cases are left: type the same command again" in capsys.readouterr().out
+    assert "140 of 140 cases are left: type the same command again" in capsys.readouterr().out
 
 
 def test_important_shapes_come_first() -> None:
@@ -288,6 +329,128 @@ def test_a_sanitizer_passes_only_with_its_own_summary(
     assert (says in result.get("log", "")) == (outcome != "passed")
 
 
+@pytest.mark.parametrize(
+    ("architectures", "capability", "expected"),
+    [
+        ("80-real 86-real 89-real 90a-real 100a-real 120-real 90-virtual", (9, 0), True),
+        ("80-real 86-real 89-real 90a-real 100a-real 120-real 90-virtual", (8, 9), False),
+        ("80-virtual", (9, 0), False),
+        ("80-virtual 120-real", (9, 0), False),
+        ("120-real", (12, 0), True),
+    ],
+)
+def test_which_builds_have_clusters(
+    architectures: str, capability: tuple[int, int], expected: bool
+) -> None:
+    assert gpu_sanitize.has_clusters(architectures, capability) is expected
+
+
+@pytest.fixture
+def sanitize_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict:
+    """The stage with tools that pass, each in `seconds` of 480; `run` are those that have begun."""
+    given = {"architectures": "90a-real", "seconds": 0.0, "run": []}
+    left = [480.0]
+
+    class Clock:
+        def left(self) -> float:
+            return left[0]
+
+    def run_tool(tool: str, folder: Path, seconds: float) -> dict:
+        given["run"].append(tool)
+        left[0] -= given["seconds"]
+        outcome = {"outcome": "passed", "seconds": 1, "summary": "0 errors"}
+        return outcome if left[0] >= 0 else {**outcome, "outcome": "stopped", "log": ""}
+
+    def start(options: object) -> tuple[Path, Clock]:
+        left[0] = 480.0
+        given["run"] = []
+        return tmp_path, Clock()
+
+    monkeypatch.setattr(gpu_sanitize, "start", start)
+    monkeypatch.setattr(gpu_sanitize, "_run_tool", run_tool)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    facts = lambda: {**FACTS, "architectures": given["architectures"]}  # noqa: E731
+    monkeypatch.setattr(gpu_sanitize, "gpu_machine", facts)
+    return given
+
+
+def test_a_build_without_clusters_has_no_initcheck(
+    sanitize_stage: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sanitize_stage["architectures"] = "80-virtual"
+    assert gpu_sanitize.run(gpu_sanitize.parser().parse_args([])) == 0
+    assert sanitize_stage["run"] == ["memcheck", "racecheck", "synccheck"]
+    assert "initcheck  left out: without clusters the blocks" in capsys.readouterr().out
+    sanitize_stage["architectures"] = "90a-real"
+    assert gpu_sanitize.run(gpu_sanitize.parser().parse_args([])) == 0
+    assert sanitize_stage["run"] == list(gpu_sanitize.TOOLS)
+
+
+@pytest.mark.parametrize(("seconds", "commands"), [(200, [2, 2]), (300, [1, 1, 1, 1])])
+def test_a_sanitizer_that_may_not_end_in_time_waits_for_the_next_command(
+    sanitize_stage: dict, seconds: float, commands: list[int]
+) -> None:
+    sanitize_stage["seconds"] = seconds
+    codes = []
+    for begun in commands:
+        codes.append(gpu_sanitize.run(gpu_sanitize.parser().parse_args([])))
+        assert len(sanitize_stage["run"]) == begun
+    assert codes == [1] * (len(commands) - 1) + [0]
+
+
+def test_a_sanitizer_that_was_cut_off_is_named_as_left(
+    sanitize_stage: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sanitize_stage["seconds"] = 500
+    assert gpu_sanitize.run(gpu_sanitize.parser().parse_args(["--tool", "memcheck"])) == 1
+    assert "left: memcheck; type the same command again" in capsys.readouterr().out
+
+
+class Grandchild:
+    """What a command starts; it would sleep for a minute."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "process"
+        self.command = ["sh", "-c", f"sh -c 'echo $$ > {self._file}; exec sleep 60' & wait"]
+
+    def has_begun(self) -> bool:
+        return self._file.exists() and self._file.read_text().endswith("\n")
+
+    def assert_ended(self) -> None:
+        status = Path(f"/proc/{int(self._file.read_text())}/stat")
+        until = time.monotonic() + 20
+        # Its new parent may not have looked yet: Z.
+        while status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z":
+            assert time.monotonic() < until, "it is running still"
+            time.sleep(0.01)
+
+
+def test_what_runs_too_long_is_ended_with_all_it_started(tmp_path: Path) -> None:
+    grandchild, seconds = Grandchild(tmp_path), 0.2
+    while not grandchild.has_begun():
+        code = gpu_tools.run_logged(grandchild.command, tmp_path / "log", seconds)
+        seconds *= 2
+    assert code == 124
+    grandchild.assert_ended()
+    assert (tmp_path / "log").read_text().startswith("\nstopped after ")
+
+
+def test_an_interrupt_ends_what_other_threads_have_started(tmp_path: Path) -> None:
+    grandchild, codes = Grandchild(tmp_path), []
+    thread = threading.Thread(
+        target=lambda: codes.append(
+            gpu_tools.run_logged(grandchild.command, tmp_path / "log", seconds=60)
+        )
+    )
+    thread.start()
+    while not grandchild.has_begun():
+        time.sleep(0.01)
+    gpu_tools.end_all()
+    thread.join()
+    assert codes == [-signal.SIGKILL]
+    grandchild.assert_ended()
+
+
 def test_a_missing_tool_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_tools, "find", lambda name: None)
     with pytest.raises(SystemExit, match="needs nvcc, and there is none on PATH"):
@@ -302,7 +465,8 @@ def test_our_providers_are_right_and_timed_on_cuda(
     providers = cases.case(op).providers("cuda")
     ours = {name: providers[name] for name in (cases.OURS, cases.FLOOR) if name in providers}
     journal = Journal(tmp_path / "bench.jsonl", FACTS)
-    gpu_bench._run_case(shape, ours, journal, CudaTimer(seconds=0.01))
+    deadline = Deadline(time.monotonic() + 300)
+    gpu_bench._run_case(shape, ours, journal, CudaTimer(seconds=0.01), deadline)
     for name, timed in journal.of(shape).items():
         assert timed["check"] == OK or providers[name].unchecked
         assert (timed["graph"] == "yes") == (not providers[name].waits)

@@ -6,8 +6,9 @@ python -m bench gpu sanitize    compute-sanitizer: memcheck, racecheck, syncchec
 python -m bench gpu bench       every op against its peers: JSON, charts and a table
 
 Needed: torch with CUDA, nvcc, cmake, ninja, pybind11, transformers, pytest, hypothesis, matplotlib;
-no network. Each stage stops by itself before --minutes (8) are over and says what is left: type
-the same command again, it goes on where it stopped. Peers come from `python bench/fetch_peers.py`
+no network. Each stage stops by itself when --minutes (8) are over and says what is left: type the
+same command again, it goes on where it stopped. What has begun is ended then, but for a provider of
+`bench`, which is timed to its end. Peers come from `python bench/fetch_peers.py`
 (with --python X.Y on another machine, then copy bench/peers). Results go to --output
 (bench/results/gpu-NAME).
 """

@@ -3,7 +3,7 @@
 Two times each, caches cold: per call inside a CUDA graph (the device alone), and per eager call.
 Order: peaked rows of V = 151936 with 1, 64 and 256 rows, the other distributions at these shapes
 and autodeco_loss with 4096 rows, the other rows at this V, then the other vocabularies; small ones
-first within each.
+first within each. No provider begins after --minutes; one that has begun is not cut off.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 
 from bench import cases
 from bench.cuda_timing import CudaTimer, extra_bytes
-from bench.gpu import stage_parser, start
+from bench.gpu import Deadline, stage_parser, start
 from bench.gpu.journal import Journal
 from bench.machine import gpu_machine
 from bench.options import add_case_options, require_cases, shapes
@@ -80,14 +80,15 @@ def run(options: argparse.Namespace) -> int:
     journal = Journal(folder / "bench.jsonl", facts)
     timer = CudaTimer(options.seconds)
     left = 0
-    for shape in wanted(options):
+    shapes_wanted = wanted(options)
+    for shape in shapes_wanted:
         waiting = _waiting(journal, shape, options.retry)
         if not waiting:
             continue
-        if deadline.left() < 0:
-            left += 1
+        begun = _run_case(shape, waiting, journal, timer, deadline)
+        left += begun < len(waiting)
+        if not begun:
             continue
-        _run_case(shape, waiting, journal, timer)
         of_case = with_ratios(list(journal.of(shape).values()))
         print("\n".join(map(line, of_case)), flush=True)
     records = with_ratios(journal.records())
@@ -96,7 +97,10 @@ def run(options: argparse.Namespace) -> int:
     (folder / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
     _write_charts(folder)
     if left:
-        print(f"bench gpu bench: {left} cases are left: type the same command again")
+        print(
+            f"bench gpu bench: {left} of {len(shapes_wanted)} cases are left: type the same "
+            "command again"
+        )
     return 1 if failed(records) else 0
 
 
@@ -116,11 +120,22 @@ def _waiting(journal: Journal, shape: Shape, retry: bool) -> dict[str, Provider 
 
 
 def _run_case(
-    shape: Shape, providers: dict[str, Provider | Missing], journal: Journal, timer: CudaTimer
-) -> None:
+    shape: Shape,
+    providers: dict[str, Provider | Missing],
+    journal: Journal,
+    timer: CudaTimer,
+    deadline: Deadline,
+) -> int:
+    """How many of the providers have begun before the deadline."""
+    if deadline.left() < 0:
+        return 0
     count = max(2, min(_MAX_BATCHES, _INPUT_BYTES // shape.logits_bytes))
     inputs = make_inputs(shape, count, "cuda")
+    begun = 0
     for name, provider in providers.items():
+        if deadline.left() < 0:
+            break
+        begun += 1
         record = {**shape._asdict(), "provider": name}
         if isinstance(provider, Missing):
             journal.add({**record, "check": provider.reason})
@@ -134,6 +149,7 @@ def _run_case(
         journal.add(record)
         _require_device(name, shape)
     torch.cuda.empty_cache()
+    return begun
 
 
 def _times(provider: Provider, inputs: Inputs, timer: CudaTimer) -> dict:

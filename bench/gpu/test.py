@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from bench.gpu import ROOT, Deadline, stage_parser, start
-from bench.gpu.tools import run_logged, tail
+from bench.gpu.tools import end_all, run_logged, tail
 from bench.machine import gpu_machine, origin
 
 _PASSED = "passed"
@@ -51,15 +51,20 @@ def run(options: argparse.Namespace) -> int:
     waiting = [name for name in wanted if results.get(name, {}).get("outcome") != _PASSED]
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         running = {pool.submit(_run_file, name, folder, deadline): name for name in waiting}
-        for future in concurrent.futures.as_completed(running):
-            name, result = running[future], future.result()
-            if result is None:
-                continue
-            results[name] = result
-            path.write_text(json.dumps({"machine": facts, "files": results}, indent=1) + "\n")
-            print(f"{name:<44} {result['outcome']:<8} {result['summary']}", flush=True)
-            if result["outcome"] != _PASSED:
-                print(result["log"], flush=True)
+        try:
+            for future in concurrent.futures.as_completed(running):
+                name, result = running[future], future.result()
+                if result is None:
+                    continue
+                results[name] = result
+                path.write_text(json.dumps({"machine": facts, "files": results}, indent=1) + "\n")
+                print(f"{name:<44} {result['outcome']:<8} {result['summary']}", flush=True)
+                if result["outcome"] != _PASSED:
+                    print(result["log"], flush=True)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            end_all()
+            raise
     return _conclude(wanted, results)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sysconfig
 from collections.abc import Mapping
@@ -56,22 +57,46 @@ def environment(**extra: str) -> Mapping[str, str]:
     }
 
 
+_running: set[subprocess.Popen] = set()
+
+
 def run_logged(command: list[str], log: Path, seconds: float, **extra: str) -> int:
-    """Runs a command with its output in a file. Returns its exit code; 124: it ran too long."""
+    """Runs a command with its output in a file. Returns its exit code; 124: it ran too long.
+
+    What ran too long is ended with everything that it started, which would go on using the GPU and
+    the cores.
+    """
     with log.open("w") as file:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment(**extra),
+            start_new_session=True,  # so that there is a process group to end
+        )
+        _running.add(process)
         try:
-            return subprocess.run(
-                command,
-                cwd=ROOT,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=environment(**extra),
-                timeout=seconds,
-                check=False,
-            ).returncode
+            return process.wait(seconds)
         except subprocess.TimeoutExpired:
             file.write(f"\nstopped after {seconds:.0f} s\n")
             return 124
+        finally:
+            end(process)
+            _running.discard(process)
+
+
+def end(process: subprocess.Popen) -> None:
+    """With everything that it started, if it has not ended by itself."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def end_all() -> None:
+    """What other threads have started: an interrupt from the keyboard does not reach it."""
+    for process in list(_running):
+        end(process)
 
 
 def tail(log: Path, lines: int = 30) -> str:
