@@ -183,6 +183,12 @@ __device__ __forceinline__ RowStatus logits_status(float max) {
   return max > -kInfinity ? RowStatus::kValid : RowStatus::kNoFiniteLogit;
 }
 
+// fixed_mass of fixed_mass.h, rounded once whatever the compiler: kernels are compiled one by one,
+// and two of them must not give a token two masses.
+__device__ __forceinline__ uint64_t fixed_mass(float weight) {
+  return integer_in(fma(static_cast<double>(weight), kMassScale, kToInteger));
+}
+
 // log2 of a weight, (l - reference) * log2(e) / T, within the 4 ulp that semantics.md allows. Where
 // l - reference could overflow and matter (huge T), logits are first multiplied by 1/4; where 1/T
 // could overflow (tiny T), differences are first multiplied by 2^64. It depends on T alone.

@@ -11,11 +11,17 @@ namespace autodeco {
 // fit u64.
 constexpr double kMassScale = 0x1p44 - 1.0;
 
+// Adding this rounds to nearest and leaves the integer in the mantissa.
+constexpr double kToInteger = 0x1p52;
+
+static constexpr uint64_t integer_in(double shifted) {
+  return std::bit_cast<uint64_t>(shifted) - std::bit_cast<uint64_t>(kToInteger);
+}
+
 static constexpr uint64_t fixed_mass(float weight) {
-  // Adding 2^52 rounds to nearest and leaves the integer in the mantissa. A compiler may fuse this
-  // with the product, which nothing else uses: then it does so wherever the function is inlined.
-  const double shifted = static_cast<double>(weight) * kMassScale + 0x1p52;
-  return std::bit_cast<uint64_t>(shifted) - std::bit_cast<uint64_t>(0x1p52);
+  // A compiler may fuse the product, which nothing else uses, with the sum: then it does so
+  // wherever the function is inlined.
+  return integer_in(static_cast<double>(weight) * kMassScale + kToInteger);
 }
 
 }  // namespace autodeco
