@@ -7,6 +7,7 @@ only CUDA needs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -176,6 +177,32 @@ def _losses(logits: Tensor) -> tuple[Tensor, ...]:
     return autodeco_ext.autodeco_loss(
         logits, value, 0.9 * value, labels, easy_token_drop=0.0, reduction="none"
     )
+
+
+EXP2 = "ex2.approx.ftz.f32 %0, %1;"
+# Over the bits of -0 and of every number from there to -1.
+LARGEST_WEIGHT = f"""
+extern "C" __global__ void largest_weight(unsigned* largest) {{
+  unsigned mine = 0;
+  const unsigned first = 0x80000000u + blockIdx.x * blockDim.x + threadIdx.x;
+  for (unsigned bits = first; bits <= 0xbf800000u; bits += gridDim.x * blockDim.x) {{
+    float weight;
+    asm("{EXP2}" : "=f"(weight) : "f"(__uint_as_float(bits)));
+    mine = max(mine, __float_as_uint(weight));
+  }}
+  atomicMax(largest, mine);
+}}
+"""
+
+
+def test_no_weight_exceeds_one(cuda: torch.device) -> None:
+    """What sums of masses need to fit their 64 bits, of the instruction that makes a weight."""
+    kernels = Path(__file__).parent.parent / "csrc" / "cuda"
+    assert f'asm("{EXP2}"' in (kernels / "gpu.cuh").read_text()
+    largest = torch.zeros(1, dtype=torch.int32, device=cuda)
+    kernel = torch.cuda._compile_kernel(LARGEST_WEIGHT, "largest_weight")
+    kernel(grid=(1024, 1, 1), block=(256, 1, 1), args=[largest])
+    assert largest.view(torch.float32).item() == 1.0
 
 
 @pytest.mark.slow

@@ -67,16 +67,10 @@ def test_nothing_to_count_is_a_differentiable_zero(
     top_p = torch.full((rows,), 0.5, requires_grad=True)
     labels = torch.full((rows,), IGNORE if nothing == "ignored" else 7)
     drop = torch.zeros(rows) if nothing == "dropped" else None
-    losses = autodeco_ext.autodeco_loss(
-        logits,
-        temperature,
-        top_p,
-        labels,
-        drop_uniform=drop,
-        variant="megatron",
-        reduction=reduction,
-    )
-    for value in losses:
+    arguments = (logits, temperature, top_p, labels)
+    named = {"drop_uniform": drop, "variant": "megatron", "reduction": reduction}
+    losses = autodeco_ext.autodeco_loss(*arguments, **named)
+    for value in (*losses, autodeco_ext.soft_top_p_loss(*arguments, **named)):
         assert value.shape == ((rows,) if reduction == "none" else ())
         assert (value == 0).all()
         gradients = torch.autograd.grad(
