@@ -51,12 +51,25 @@ void run_all_paths(Shape shape) {
   if (shape.blocks == 1) run(RowKind::kGaussian, 70000, {1.0f, 1.0f, 0, 0.0f});
 }
 
+// The last digit of 32-bit keys per unit of several segments, by two blocks. Too long to be run for
+// every barrier that is removed.
+void run_in_units() {
+  constexpr int kVocab = 70000;
+  static_assert(cuda::last_digit_of<float>(cuda::units_of(kVocab, 10)).unit_shift > 0);
+  std::mt19937_64 random(11);
+  const Batch<float> batch({make_row(RowKind::kUniform, kVocab, random)}, 0);
+  const Filters filters = {1.0f, 0.5f, 5000, 0.0f};
+  const SampleResult result = sample(batch, {filters}, 2, 2, true, kVocab);
+  expect(Oracle(batch.rows[0], 1.0f).length_is_right(filters, result.kept[0]), "kept set in units");
+}
+
 int run_paths(bool with_clusters) {
   for (const Order order : {Order::kForward, Order::kReverse}) {
     emulation::device.order = order;
     if (with_clusters) {
       run_all_paths<float>(1);
       run_all_paths<cuda::BFloat16>(2);
+      if (*emulation::device.removed_file == '\0') run_in_units();
     } else {
       run_all_paths<cuda::Float16>(portable(2));
     }

@@ -1,10 +1,10 @@
 // Bytes of logits that the kernels load, over the bytes of the row: the tables of docs/kernels.md.
 // The largest of two thread orders, with 1 and 8 blocks a row, in a cluster and without. Beyond the
-// bounds below, a segment of 1024 columns is read once more for the draw, and one more where the
+// bounds below, a segment of 1024 columns is read once more for each draw, and one more where the
 // last kept token is tied with one that is not.
 #include <cstdlib>
 
-#include "emulated_kernels.h"
+#include "emulated_kept.h"
 
 namespace {
 
@@ -13,12 +13,14 @@ using namespace autodeco::tests;
 using emulation::Order;
 
 constexpr int kVocab = 151936;
+constexpr double kSegmentReads = double{cuda::kSegment} / kVocab;
+// What a draw and a tie read where 32-bit keys are counted per unit of segments.
+constexpr double kUnitReads =
+    kSegmentReads * (1 << cuda::last_digit_of<float>(cuda::units_of(kVocab, 10)).unit_shift);
 // The draw, a tie, and one that turns float sums into exact ones.
-constexpr double kSegments = 3.0 * cuda::kSegment / kVocab;
-// The draw and a tie, where 32-bit keys are counted per unit of segments.
-constexpr double kUnits =
-    2.0 * (cuda::kSegment << cuda::last_digit_of<float>(cuda::units_of(kVocab, 10)).unit_shift) /
-    kVocab;
+constexpr double kSegments = 3.0 * kSegmentReads;
+// The draw and a tie.
+constexpr double kUnits = 2.0 * kUnitReads;
 static_assert(cuda::kSegment == 1 << 10 && kUnits > kSegments && kUnits < 0.06);
 
 struct Case {
@@ -31,6 +33,8 @@ struct Case {
 
 const Case kCases[] = {
     {"peaked, T = 0", RowKind::kPeaked, {0.0f, 0.9f, 0, 0.0f}, 1, 1},
+    {"peaked, top_k = 1", RowKind::kPeaked, {1.0f, 0.9f, 1, 0.0f}, 1, 1},
+    {"uniform, top_k = 1", RowKind::kUniform, {1.0f, 0.9f, 1, 0.0f}, 1, 1},
     {"peaked, no filter", RowKind::kPeaked, {1.0f, 1.0f, 0, 0.0f}, 1, 1},
     {"all equal, no filter", RowKind::kAllEqual, {1.0f, 1.0f, 0, 0.0f}, 1, 1},
     {"confident, P = 0.9", RowKind::kConfident, {1.0f, 0.9f, 0, 0.0f}, 1.02, 1.02},
@@ -89,7 +93,7 @@ const Case kCases[] = {
 constexpr double kStatsReads = 2.0 + 4.0 * cuda::kSegment / cuda::kPieces / kVocab;
 static_assert(kStatsReads < 2.01);
 
-// What filter_logits reads.
+// What filter_logits reads, and what the two kernels of kept_indices read together.
 struct WritingCase {
   const char* name;
   RowKind kind;
@@ -111,6 +115,27 @@ const WritingCase kWritingCases[] = {
     {"float neighbours, P = 0.5", RowKind::kClose, {1e-4f, 0.5f, 0, 0.0f}, 4, 5},
     {"all equal, P = 0.9", RowKind::kAllEqual, {1.0f, 0.9f, 0, 0.0f}, 4, 5},
     {"two values, P = 0.9", RowKind::kTwoValues, {1.0f, 0.9f, 0, 0.0f}, 4, 5},
+    {"Gaussian, top_k = 100000", RowKind::kGaussian, {1.0f, 1.0f, 100000, 0.0f}, 4, 5},
+    // The five reads of two searches that share them, and the one that writes.
+    {"confident, k = 5000, P = 0.9", RowKind::kConfident, {1.0f, 0.9f, 5000, 0.0f}, 4, 6},
+    {"uniform, k = 5000, P = 0.9", RowKind::kUniform, {1.0f, 0.9f, 5000, 0.0f}, 4, 6},
+    {"all equal, k = 100000, P = 0.9", RowKind::kAllEqual, {1.0f, 0.9f, 100000, 0.0f}, 4, 6},
+};
+
+// Draws from one row: every one reads the unit that it falls into.
+struct DrawsCase {
+  const char* name;
+  Filters filters;
+  int num_samples;
+  double reads_16_bit;
+  double reads_32_bit;
+};
+
+const DrawsCase kDrawsCases[] = {
+    {"uniform, no filter, 100 samples", {1.0f, 1.0f, 0, 0.0f}, 100, 1, 1},
+    {"uniform, no filter, 1000 samples", {1.0f, 1.0f, 0, 0.0f}, 1000, 1, 1},
+    {"uniform, P = 0.5, 100 samples", {1.0f, 0.5f, 0, 0.0f}, 100, 3, 4},
+    {"uniform, P = 0.5, 1000 samples", {1.0f, 0.5f, 0, 0.0f}, 1000, 3, 4},
 };
 
 // The most reads of a row by `run`, which starts a kernel in a launch shape.
@@ -152,6 +177,27 @@ double filter_reads(const WritingCase& example, const std::vector<float>& row, d
 }
 
 template <typename Element>
+double kept_reads(const WritingCase& example, const std::vector<float>& row, double bound) {
+  const Batch<Element> batch({row}, 0);
+  const bool in_units = std::is_same_v<Element, float> && bound >= 3.0;
+  return judge<Element>(std::string("kept_indices, ") + example.name,
+                        bound + (in_units ? kUnits : kSegments),
+                        [&](Shape shape) { kept_indices(batch, example.filters, shape, kVocab); });
+}
+
+template <typename Element>
+double draws_reads(const DrawsCase& example, const std::vector<float>& row, double bound) {
+  const Batch<Element> batch({row}, 0);
+  // Where no filter is on, a segment is read twice for a draw: the sums of segments were floats.
+  const bool in_units = std::is_same_v<Element, float> && bound >= 2.0;
+  const double draw = bound < 2.0 ? 2.0 * kSegmentReads : in_units ? kUnitReads : kSegmentReads;
+  const double tie = in_units ? kUnitReads : kSegmentReads;
+  return judge<Element>(example.name, bound + example.num_samples * draw + tie, [&](Shape shape) {
+    sample(batch, {example.filters}, shape, example.num_samples, false, kVocab);
+  });
+}
+
+template <typename Element>
 double stats_reads(const WritingCase& example, const std::vector<float>& row) {
   const Batch<Element> batch({row}, 0);
   std::vector<RowStatus> status;
@@ -172,9 +218,18 @@ int main() {
                 sample_reads<cuda::Float16>(example, row, example.reads_16_bit),
                 sample_reads<float>(example, row, example.reads_32_bit));
   }
-  std::printf("%-36s %26s %26s\n", "", "filter_logits", "distribution_stats");
-  std::printf("%-36s %8s %8s %8s %8s %8s %8s\n", "reads of the row", "bf16", "fp16", "fp32", "bf16",
-              "fp16", "fp32");
+  for (const DrawsCase& example : kDrawsCases) {
+    std::mt19937_64 random(3);
+    const std::vector<float> row = make_row(RowKind::kUniform, kVocab, random);
+    std::printf("%-36s %8.3f %8.3f %8.3f\n", example.name,
+                draws_reads<cuda::BFloat16>(example, row, example.reads_16_bit),
+                draws_reads<cuda::Float16>(example, row, example.reads_16_bit),
+                draws_reads<float>(example, row, example.reads_32_bit));
+  }
+  std::printf("%-36s %26s %26s %26s\n", "", "filter_logits", "kept_indices", "distribution_stats");
+  std::printf("%-36s", "reads of the row");
+  for (int op = 0; op < 3; ++op) std::printf(" %8s %8s %8s", "bf16", "fp16", "fp32");
+  std::printf("\n");
   for (const WritingCase& example : kWritingCases) {
     std::mt19937_64 random(3);
     const std::vector<float> row = make_row(example.kind, kVocab, random);
@@ -182,6 +237,10 @@ int main() {
                 filter_reads<cuda::BFloat16>(example, row, example.reads_16_bit),
                 filter_reads<cuda::Float16>(example, row, example.reads_16_bit),
                 filter_reads<float>(example, row, example.reads_32_bit));
+    std::printf(" %8.3f %8.3f %8.3f",
+                kept_reads<cuda::BFloat16>(example, row, example.reads_16_bit),
+                kept_reads<cuda::Float16>(example, row, example.reads_16_bit),
+                kept_reads<float>(example, row, example.reads_32_bit));
     std::printf(" %8.3f %8.3f %8.3f\n", stats_reads<cuda::BFloat16>(example, row),
                 stats_reads<cuda::Float16>(example, row), stats_reads<float>(example, row));
   }
