@@ -9,7 +9,7 @@ from autodeco_ext import reference
 from autodeco_ext._load import build_info, cpu_isa, set_cpu_isa, supported_cpu_isas
 from autodeco_ext._version import __version__
 from autodeco_ext.decode import DecodeStep, decode_step
-from autodeco_ext.losses import autodeco_loss, soft_top_p_loss
+from autodeco_ext.losses import AutoDecoLoss, autodeco_loss, soft_top_p_loss
 from autodeco_ext.ops import (
     KeptIndices,
     SampleOutput,
@@ -44,6 +44,7 @@ __all__ = [
     "AutoDecoConfig",
     "AutoDecoHeads",
     "AutoDecoLogitsProcessor",
+    "AutoDecoLoss",
     "AutoDecoModelForCausalLM",
     "DecodeStep",
     "DecodingTrace",

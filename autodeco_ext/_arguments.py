@@ -21,7 +21,7 @@ CUDA_BUILT: bool = build_info()["cuda_built"]
 CUDA_DECISION: str = build_info()["cuda_decision"]
 TORCH_HAS_CUDA: bool = torch.backends.cuda.is_built()
 
-_FLOAT32_MAX = torch.finfo(torch.float32).max
+FLOAT32_MAX = torch.finfo(torch.float32).max
 # Values from here to 0 become -0.0 in float32, which is the greedy temperature.
 _ROUNDS_TO_ZERO = -(2.0**-150)
 _INT64 = 1 << 64
@@ -113,10 +113,14 @@ def mark_written(tensor: torch.Tensor) -> None:
 def _require_kind(
     op: str, name: str, value: torch.Tensor, dtype: torch.dtype, device: torch.device
 ) -> None:
-    if value.dtype == torch.bool or value.is_complex():
-        raise TypeError(f"autodeco_ext.{op}: {name} must be real numbers, got {value.dtype}")
-    if dtype == torch.int64 and value.is_floating_point():
-        raise TypeError(f"autodeco_ext.{op}: {name} must be integers, got {value.dtype}")
+    is_integer = dtype == torch.int64
+    if (
+        value.dtype == torch.bool
+        or value.is_complex()
+        or (is_integer and value.is_floating_point())
+    ):
+        wanted = "integers" if is_integer else "real numbers"
+        raise TypeError(f"autodeco_ext.{op}: {name} must be {wanted}, got {value.dtype}")
     if value.device != device:
         raise ValueError(f"autodeco_ext.{op}: {name} must be on {device}, got {value.device}")
 
@@ -271,9 +275,13 @@ def checks_rows(op: str, check: object, logits: torch.Tensor) -> bool:
     """None is True on the CPU; on CUDA, where looking stalls the device, False."""
     if check is None:
         return logits.device.type != "cuda"
-    if isinstance(check, bool):
-        return check
-    raise TypeError(f"autodeco_ext.{op}: check must be a bool or None, got {check!r}")
+    return require_bool(op, "check", check, "a bool or None")
+
+
+def require_bool(op: str, name: str, value: object, kind: str = "a bool") -> bool:
+    if isinstance(value, bool):
+        return value
+    raise TypeError(f"autodeco_ext.{op}: {name} must be {kind}, got {value!r}")
 
 
 def float_parameter(op: str, name: str, value: object, logits: torch.Tensor) -> Pair:
@@ -299,7 +307,7 @@ def temperature_parameter(op: str, value: object, logits: torch.Tensor) -> Pair:
     if (
         not torch.compiler.is_compiling()
         and not isinstance(value, torch.Tensor)
-        and not (_ROUNDS_TO_ZERO <= number(op, "temperature", value) <= _FLOAT32_MAX)
+        and not (_ROUNDS_TO_ZERO <= number(op, "temperature", value) <= FLOAT32_MAX)
     ):
         raise ValueError(f"autodeco_ext.{op}: temperature must be finite and >= 0, got {value}")
     return float_parameter(op, "temperature", value, logits)

@@ -23,8 +23,9 @@ if TYPE_CHECKING:  # at run time it would import transformers, which takes secon
     from autodeco_ext.models import AutoDecoHeads
 
 _ops = torch.ops.autodeco_ext
+_PREDICTED = ("temperature", "top_p")
 
-_BACKWARD_CHUNK_BYTES = 16 << 20
+_MOST_BACKWARD_BYTES = 16 << 20  # more rows at a time are no faster
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class LinearLossJob:
     train_base: bool
     options: LossOptions
     chunk_size: int
+    max_chunk_bytes: int
     check: bool
 
     @property
@@ -48,7 +50,7 @@ class LinearLossJob:
         """Without the LM head's logits a chunk has room for more rows."""
         if self.train_base:
             return self.chunk_size
-        return max(1, _BACKWARD_CHUNK_BYTES // heads_bytes(self.heads))
+        return max(1, min(self.max_chunk_bytes, _MOST_BACKWARD_BYTES) // heads_bytes(self.heads))
 
 
 def heads_bytes(heads: AutoDecoHeads) -> int:
@@ -94,12 +96,12 @@ class LinearLoss(torch.autograd.Function):
             hidden = hidden.float()
             temperature[chunk] = job.heads.predict_temperature(hidden)
             if statistics is not None:
-                with errors_named(job.op, rows[chunk]):
+                with errors_named(job.op, rows[chunk], predicted=_PREDICTED):
                     statistics[chunk] = distribution_stats(logits, temperature[chunk])
             top_p = job.heads.predict_top_p(hidden, temperature[chunk], _part(statistics, chunk))
             if kept_top_p is not None:
                 kept_top_p[chunk] = top_p
-            with errors_named(job.op, rows[chunk]):
+            with errors_named(job.op, rows[chunk], predicted=_PREDICTED):
                 losses[:, chunk], gradients[:, chunk], counted[:, chunk] = call(
                     _ops.autodeco_loss_rows,
                     logits,
@@ -124,11 +126,11 @@ class LinearLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, loss_gradients: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        hidden_states, *_ = ctx.saved_tensors
-        inputs = (hidden_states, *ctx.job.trained)
+        # Read once: a second read unpacks everything again, which checkpointing refuses.
+        saved = ctx.saved_tensors
         with torch.no_grad(), ctx.autocast:
-            totals = _input_gradients(ctx, loss_gradients)
-        depends_on = (loss_gradients, *inputs)
+            totals = _input_gradients(ctx, saved, loss_gradients)
+        depends_on = (loss_gradients, saved[0], *ctx.job.trained)
         return (
             *[None] * 4,
             *(
@@ -138,10 +140,12 @@ class LinearLoss(torch.autograd.Function):
         )
 
 
-def _input_gradients(ctx: Any, loss_gradients: Tensor) -> list[Tensor | None]:
+def _input_gradients(
+    ctx: Any, saved: Sequence[Tensor | None], loss_gradients: Tensor
+) -> list[Tensor | None]:
     """For hidden_states and job.trained."""
     job: LinearLossJob = ctx.job
-    hidden_states, rows, temperature, statistics, gradients, *for_logits = ctx.saved_tensors[:8]
+    hidden_states, rows, temperature, statistics, gradients, *for_logits = saved[:8]
     needs_hidden = ctx.needs_input_grad[4]
     of_hidden = torch.zeros_like(hidden_states) if needs_hidden else None
     # Many chunks are added up: in float32 at least.

@@ -149,6 +149,11 @@ def _gathered_by(parameters: Sequence[Tensor]) -> list[torch.distributed.Process
 
 def _check_module(op: str, module: nn.Module, hidden_states: Tensor, *, sharded: bool) -> None:
     """What is known to fail in the module's call, which is not made where no row has a label."""
+    if isinstance(module, nn.Embedding):
+        raise TypeError(
+            f"autodeco_ext.{op}: lm_head must be a weight or a module that takes hidden states, got"
+            f" {type(module).__name__} (give its weight)"
+        )
     width = getattr(module, "in_features", hidden_states.shape[-1])
     if width != hidden_states.shape[-1]:
         raise ValueError(
@@ -157,13 +162,9 @@ def _check_module(op: str, module: nn.Module, hidden_states: Tensor, *, sharded:
         )
     if sharded or not _is_linear(module):
         return
-    weight = module.weight
-    if weight.device != hidden_states.device:
-        raise ValueError(
-            f"autodeco_ext.{op}: lm_head must be on {hidden_states.device} like the hidden states,"
-            f" got {weight.device}"
-        )
-    _check_dtype(op, "lm_head", weight, hidden_states)
+    _check_kind(op, "lm_head", module.weight, hidden_states)
+    if module.bias is not None:
+        _check_kind(op, "lm_head.bias", module.bias, hidden_states)
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -186,8 +187,13 @@ def _is_autocast(device_type: str) -> bool:
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
-def _check_dtype(op: str, name: str, tensor: Tensor, hidden_states: Tensor) -> None:
-    """Autocast makes one dtype of both."""
+def _check_kind(op: str, name: str, tensor: Tensor, hidden_states: Tensor) -> None:
+    """Device and dtype; autocast makes one dtype of both."""
+    if tensor.device != hidden_states.device:
+        raise ValueError(
+            f"autodeco_ext.{op}: {name} must be on {hidden_states.device} like the hidden states,"
+            f" got {tensor.device}"
+        )
     if _is_autocast(hidden_states.device.type):
         return
     if tensor.dtype != hidden_states.dtype:
@@ -218,10 +224,5 @@ def _check_weight(
             )
     tensors = [weight] if bias is None else [weight, bias]
     for name, tensor in zip(("lm_head", "bias"), tensors, strict=False):
-        if tensor.device != hidden_states.device:
-            raise ValueError(
-                f"autodeco_ext.{op}: {name} must be on {hidden_states.device} like the hidden"
-                f" states, got {tensor.device}"
-            )
-        _check_dtype(op, name, tensor, hidden_states)
+        _check_kind(op, name, tensor, hidden_states)
     return tensors

@@ -7,7 +7,8 @@ hold anything. Computed in the widest dtype that comes in, float32 at least.
 Shared arguments:
     logits [..., V] floating point; temperature, top_p [...]; labels int64 [...].
     drop_uniform: [...] in [0, 1). A position whose argmax is the label (an easy token) is dropped
-        where it is below easy_token_drop. None drops nothing.
+        where it is below easy_token_drop. None drops NOTHING here, where the ops, as training does,
+        draw the numbers: give both the same ones to compare them.
     variant: "released"; or "megatron", the distributed trainer, which does not clamp T, weights the
         temperature loss by the label's probability at T, and drops easy tokens from both losses.
     temperature_clamp, top_p_temperature_clamp: smallest T used; 0 is no clamp, None the variant's.
@@ -222,6 +223,9 @@ def autodeco_loss(
     reduction: str = "mean",
 ) -> AutoDecoLoss:
     """temperature_loss + soft_top_p_loss, and both parts; each part is reduced on its own.
+
+    Unlike autodeco_ext.autodeco_loss it draws nothing: with drop_uniform=None no easy token is
+    dropped, and the results of the two differ.
 
     >>> logits, half = torch.zeros(3, 4), torch.full((3,), 0.5, requires_grad=True)
     >>> autodeco_loss(logits, half, half, torch.tensor([0, 1, -100])).loss.backward()

@@ -14,6 +14,7 @@ from autodeco_ext._arguments import (
     checks_rows,
     integer,
     item_count,
+    require_bool,
     require_tensor,
     row_values,
 )
@@ -71,7 +72,8 @@ def linear_autodeco_loss(
     tensor are then a copy, 8 bytes for every position.
 
     Args:
-        hidden_states: `[..., H]`, the LM head's input, in the dtype it takes.
+        hidden_states: `[..., H]`, the LM head's input, in the dtype it takes. Made under no_grad,
+            not under inference_mode: torch keeps no inference tensor for a backward, and says so.
         lm_head: its weight `[V, H]`, or the module, which is called with `[rows, H]`. Weights that
             are sharded (DTensor parameters, as FSDP2 makes them; ZeRO-3) gather themselves in each
             call, which waits for the other ranks: every rank must then call this function. A rank
@@ -90,11 +92,13 @@ def linear_autodeco_loss(
         train_base: let gradients flow into hidden_states and lm_head where they require grad.
             Backward then multiplies the LM head again, and every chunk makes a gradient of the LM
             head's size, summed in float32: use large chunks. A module's parameters must be whole:
-            unshard it first.
+            unshard it first. LM head and logits_transform must give the same result twice: dropout
+            in them, or a transform that counts its calls, makes the gradient one of other logits.
         chunk_size: rows of a chunk at most, >= 1; "auto": as many as max_chunk_bytes holds.
         max_chunk_bytes: for what exists of a chunk at a time: its logits (three times with a
             logits_transform, twice as many with train_base) and the heads' layers. A chunk has one
-            row at least.
+            row at least. Backward of a frozen base, whose chunks have no logits, takes 16 MiB of
+            it at most.
         drop_uniform, variant, cumulative, easy_token_drop, steepness, temperature_clamp,
             top_p_temperature_clamp, mass_eps, probability_eps, ignore_index, reduction: as in
             `autodeco_loss`.
@@ -113,8 +117,12 @@ def linear_autodeco_loss(
         TypeError: an argument of the wrong type.
         RuntimeError: a second derivative.
 
-    torch.compile breaks the graph here and runs the call as it is. On CUDA the number of positions
-    with a label is read on the host, once.
+    torch.compile breaks the graph here and runs the call as it is: how many positions have a label,
+    and so how many chunks there are, is known at run time only. fullgraph=True therefore raises
+    with that reason. On CUDA that number is read on the host, once.
+
+    Under DistributedDataParallel call this inside the wrapped module's forward: of a call outside
+    of it DDP exchanges no gradients, without an error.
 
     Determinism: as `autodeco_loss`, given the products with LM head and heads, which are torch's
     and may depend on the chunk by rounding.
@@ -140,6 +148,7 @@ def linear_autodeco_loss(
         ignore_index=ignore_index,
     )
     require_reduction(_OP, reduction)
+    require_bool(_OP, "train_base", train_base)
     if num_items_in_batch is not None and reduction != "mean":
         raise ValueError(
             f"autodeco_ext.{_OP}: reduction must be 'mean' with num_items_in_batch, got"
@@ -162,6 +171,7 @@ def linear_autodeco_loss(
         train_base=train_base,
         options=options,
         chunk_size=_chunk_size(chunk_size, max_chunk_bytes, head, heads, hidden_states, train_base),
+        max_chunk_bytes=int(max_chunk_bytes),
         check=checks_rows(_OP, check, hidden_states),
     )
     labels = row_values(_OP, "labels", labels, torch.int64, shape, device)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from autodeco_ext._arguments import (
+    FLOAT32_MAX,
     checks_rows,
     int64,
     number,
@@ -62,7 +63,8 @@ def autodeco_loss(
         labels: `[...]` integers in 0 .. V-1, or ignore_index.
         drop_uniform: `[...]` in [0, 1). A position whose argmax is the label (an easy token) is
             dropped where this is below easy_token_drop; other values are not refused. None draws
-            from torch's generator.
+            from torch's generator: two calls then differ. (`autodeco_ext.reference`, which draws
+            nothing, drops nothing for None: give both the same numbers to compare them.)
         variant: "released"; or "megatron", the distributed trainer, which does not clamp T, weights
             the temperature loss by the label's probability at T, and drops easy tokens from both
             losses, not from the temperature loss alone.
@@ -195,6 +197,10 @@ def loss_options(
         numbers[name] = number(op, name, value, "a number")
         if not (0 <= numbers[name] < math.inf):
             raise ValueError(f"autodeco_ext.{op}: {name} must be finite and >= 0, got {value}")
+        if name in clamps and numbers[name] > FLOAT32_MAX:  # they are compared with T, a float32
+            raise ValueError(
+                f"autodeco_ext.{op}: {name} must be in the range of float32, got {value}"
+            )
     if numbers["easy_token_drop"] > 1:
         raise ValueError(
             f"autodeco_ext.{op}: easy_token_drop must be in [0, 1], got"

@@ -16,6 +16,7 @@ from autodeco_ext._arguments import (
     id_capacity,
     mark_written,
     number,
+    require_bool,
     require_no_grad,
     require_supported_device,
     require_tensor,
@@ -99,12 +100,13 @@ def sample(
     if seed is None:
         seed, generator = draw_seeds("sample", logits, generator), None
     checks = check is None or check is True
-    if checks and generator is None and num_samples is None and not return_info:
+    if checks and generator is None and num_samples is None and return_info is False:
         tokens = sample_directly(
             logits, temperature, top_p, top_k, min_p, valid_vocab, seed, offset
         )
         if tokens is not None:
             return tokens
+    require_bool("sample", "return_info", return_info)
     arguments = (
         logits.detach() if logits.requires_grad else logits,  # no output has a gradient
         *filter_parameters("sample", logits, temperature, top_p, top_k, min_p, valid_vocab),

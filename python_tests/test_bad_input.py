@@ -168,6 +168,8 @@ ONLY_SAMPLE = [
     ("many samples", {"num_samples": 2**70}, ValueError, "num_samples must be in [1, 2^32 - 1]"),
     ("generator", {"generator": 5}, TypeError, "generator must be a torch.Generator, got 5"),
     ("check", {"check": "no"}, TypeError, "check must be a bool or None, got 'no'"),
+    ("return_info", {"return_info": "no"}, TypeError, "return_info must be a bool, got 'no'"),
+    ("bool seeds", {"seed": torch.ones(3).bool()}, TypeError, "seed must be integers, got torch.b"),
 ]
 
 

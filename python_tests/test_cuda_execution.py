@@ -330,6 +330,17 @@ def test_extra_memory_is_one_percent_of_the_logits_or_one_mebibyte(
     assert extra_bytes(lambda: call(given)) <= limit
 
 
+@pytest.mark.parametrize("name", ["autodeco_loss", "autodeco_loss_logits_gradient"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 64, 512])
+def test_extra_memory_of_a_loss_does_not_grow_with_the_vocabulary(
+    cuda: torch.device, name: str, rows: int, dtype: torch.dtype
+) -> None:
+    given = arguments(cuda, rows, 8)
+    given["logits"] = torch.randn(rows, 151_936, device=cuda, dtype=dtype)
+    assert extra_bytes(lambda: CALLS[name](given)) <= 64 * rows + 1024
+
+
 def test_the_look_at_memory_sees_a_copy_of_the_logits(cuda: torch.device) -> None:
     logits = torch.zeros(64, 151_936, device=cuda)
     assert extra_bytes(lambda: (logits + 1).argmax(-1)) >= logits.nbytes

@@ -309,6 +309,13 @@ STATES = torch.zeros(2, HIDDEN)
         ),
         (STATES, LOGITS, {"top_k": -1}, ValueError, "decode_step: top_k must be >= 0, got -1"),
         (STATES, LOGITS, {"check": 1}, TypeError, "decode_step: check must be a bool or None"),
+        (
+            STATES,
+            LOGITS,
+            {"return_info": "no"},
+            TypeError,
+            "decode_step: return_info must be a bool, got 'no'",
+        ),
         (STATES, LOGITS.double(), {}, ValueError, "decode_step: logits must be float32"),
         (
             STATES,

@@ -109,6 +109,7 @@ def test_a_text_generation_pipeline_uses_the_heads(model):
         ({"top_k": -2}, ValueError, "top_k must be >= 0, got -2"),
         ({"valid_vocab": 0}, ValueError, rf"valid_vocab must be in \[1, {VOCAB}\], got 0"),
         ({"valid_vocab": 1.0}, TypeError, "valid_vocab must be an int, got 1.0"),
+        ({"return_trace": "no"}, TypeError, "return_trace must be a bool, got 'no'"),
         ({"do_sample": False, "return_trace": True}, ValueError, "return_trace requires do_sample"),
         ({"do_sample": False, "valid_vocab": 5}, ValueError, "valid_vocab requires do_sample"),
         (

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from linear_loss_case import (
     CHUNKS,
+    CHUNKS_NORM,
     GRADIENT,
     HIDDEN,
     LOSS,
@@ -18,7 +19,8 @@ from linear_loss_case import (
 from torch import Tensor, nn
 
 import autodeco_ext
-from autodeco_ext import linear_autodeco_loss, reference
+from autodeco_ext import AutoDecoHeads, linear_autodeco_loss, reference
+from autodeco_ext._linear_loss_autograd import heads_bytes
 
 
 def soft_cap(logits: Tensor) -> Tensor:
@@ -54,15 +56,39 @@ def test_any_weighting_of_the_positions_is_right() -> None:
 
 
 @pytest.mark.parametrize("train_base", [False, True])
-def test_the_chunk_size_changes_nothing(train_base: bool) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_chunk_size_changes_nothing(train_base: bool, dtype: torch.dtype) -> None:
     case = Case()
+    case.hidden, case.weight = case.hidden.to(dtype), case.weight.to(dtype)
     leaves = [case.hidden.requires_grad_(), case.weight.requires_grad_()] if train_base else []
     results = []
-    for options in ({"chunk_size": 1}, {"chunk_size": 7}, {}, {"max_chunk_bytes": 1}):
+    everything = case.labels.numel()
+    for options in (*({"chunk_size": size} for size in (1, 7, everything)), {"max_chunk_bytes": 1}):
         loss = case.loss(train_base=train_base, **options)
         results.append([*loss, *case.gradients(loss.loss, *leaves)])
     for other in results[1:]:
-        assert_all_close(other, results[0], **CHUNKS)
+        own = len(other) - len(leaves)  # the losses and the gradients of the heads are float32
+        assert_all_close(other[:own], results[0][:own], **CHUNKS)
+        for one, first in zip(other[own:], results[0][own:], strict=True):
+            difference = (one.float() - first.float()).norm()
+            assert one.dtype == dtype and difference <= CHUNKS_NORM[dtype] * first.float().norm()
+
+
+def test_the_callers_bytes_bound_the_chunks_of_backward_too(monkeypatch) -> None:
+    case = Case()
+    rows: list[int] = []
+    predict = type(case.heads).predict_temperature
+
+    def see(heads: AutoDecoHeads, hidden: Tensor) -> Tensor:
+        rows.append(len(hidden))
+        return predict(heads, hidden)
+
+    monkeypatch.setattr(type(case.heads), "predict_temperature", see)
+    for number, most in ((1, 1), (4, 4), (1000, 9)):
+        loss = case.loss(max_chunk_bytes=number * heads_bytes(case.heads), chunk_size=9).loss
+        rows.clear()
+        loss.backward()
+        assert sum(rows) == 9 and max(rows) <= most, number
 
 
 def test_micro_batches_add_up_to_the_batch() -> None:
@@ -301,20 +327,35 @@ def test_easy_tokens_are_drawn_as_by_the_loss_of_all_logits() -> None:
     assert drawn == torch.rand(1)  # nothing to drop draws nothing
 
 
-def test_a_compiled_caller_gets_the_same() -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("train_base", [False, True])
+def test_a_compiled_caller_gets_the_same(train_base: bool, backend: str) -> None:
     case = Case(bias=True)
     module = module_of(case)
+    leaves = [case.hidden.requires_grad_(), *module.parameters()] if train_base else []
 
     def step(hidden: Tensor) -> Tensor:
         loss = linear_autodeco_loss(
-            2 * hidden, module, case.heads, case.labels, drop_uniform=case.uniform
+            2 * hidden,
+            module,
+            case.heads,
+            case.labels,
+            drop_uniform=case.uniform,
+            train_base=train_base,
         )
         return loss.loss * 3
 
     expected = step(case.hidden)
-    got = torch.compile(step, backend="aot_eager")(case.hidden)
+    got = torch.compile(step, backend=backend)(case.hidden)
     torch.testing.assert_close(got, expected)
-    assert_all_close(case.gradients(got), case.gradients(expected), rtol=0, atol=0)
+    gradients = [case.gradients(loss, *leaves) for loss in (got, expected)]
+    assert_all_close(*gradients, rtol=0, atol=0)
+
+
+def test_a_full_graph_is_refused_with_the_reason() -> None:
+    case = Case()
+    with pytest.raises(RuntimeError, match="number of positions with a label is known at run time"):
+        torch.compile(lambda: case.loss().loss, backend="eager", fullgraph=True)()
 
 
 @pytest.mark.parametrize("train_base", [False, True])

@@ -12,6 +12,18 @@ from autodeco_ext import linear_autodeco_loss
 BAD = {
     "labels must have shape [2, 7], got [7]": {"labels": torch.zeros(7, dtype=torch.int64)},
     "labels must be integers, got torch.float32": {"labels": torch.zeros(2, 7)},
+    "labels must be integers, got torch.bool": {"labels": torch.zeros(2, 7).bool()},
+    "train_base must be a bool, got 'no'": {"train_base": "no"},
+    "train_base must be a bool, got tensor([ True, False])": {
+        "train_base": torch.tensor([True, False])
+    },
+    "bias must be on cpu like the hidden states, got meta": {
+        "bias": torch.zeros(40, device="meta")
+    },
+    "drop_uniform must be on cpu, got meta": {"drop_uniform": torch.zeros(2, 7, device="meta")},
+    "temperature_clamp must be in the range of float32, got 1e+39": {"temperature_clamp": 1e39},
+    "lm_head must be a weight or a module that takes hidden states, got Embedding (give its"
+    " weight)": {"lm_head": nn.Embedding(40, 12)},
     "labels must be on cpu, got meta": {"labels": torch.zeros(2, 7, device="meta").long()},
     "hidden_states must have shape [..., 12] (the heads' hidden_size), got [2, 7, 11]": {
         "hidden_states": torch.zeros(2, 7, 11)
@@ -80,10 +92,24 @@ def test_bad_arguments_are_explained(text: str) -> None:
     assert str(error.value) == f"autodeco_ext.linear_autodeco_loss: {text}"
 
 
+def with_bias(bias: Tensor) -> nn.Linear:
+    lm_head = nn.Linear(12, VOCAB)
+    lm_head.bias = nn.Parameter(bias)
+    return lm_head
+
+
 @pytest.mark.parametrize("labelled", [True, False])
 @pytest.mark.parametrize(
     ("lm_head", "text"),
     [
+        (
+            with_bias(torch.zeros(VOCAB).half()),
+            "lm_head.bias must be torch.float32 like the hidden states, got torch.float16",
+        ),
+        (
+            with_bias(torch.zeros(VOCAB, device="meta")),
+            "lm_head.bias must be on cpu like the hidden states, got meta",
+        ),
         (nn.Linear(11, 40), "lm_head must have in_features 12 like the hidden states, got 11"),
         (nn.Linear(12, 40).bfloat16(), "lm_head must be torch.float32 like the hidden states, got"),
         (nn.Linear(12, 40).to("meta"), "lm_head must be on cpu like the hidden states, got meta"),
@@ -137,6 +163,21 @@ def test_an_invalid_row_is_named_by_its_place_in_the_labels(chunk_size: int) -> 
     case.labels[1, 1] = -100  # then nothing of it is read
     case.loss(chunk_size=chunk_size).loss.backward()
     assert all(one.grad.isfinite().all() for one in case.heads.parameters())
+
+
+def test_an_invalid_prediction_is_told_from_an_argument() -> None:
+    case = Case()
+    last = case.heads.temp_head.mlp[2]
+    named = r"^autodeco_ext.linear_autodeco_loss: hidden_states must give a temperature that is "
+    with torch.no_grad():
+        last.bias.fill_(-200)  # T is 0, which only a clamp makes a temperature
+    case.loss()
+    with pytest.raises(ValueError, match=named + r"> 0 where its clamp is 0, got 0 in row 3$"):
+        case.loss(variant="megatron")
+    with torch.no_grad():
+        last.bias.fill_(torch.nan)
+    with pytest.raises(ValueError, match=named + r"finite and >= 0, got nan in row 3$"):
+        case.loss()
 
 
 @pytest.mark.parametrize("text", ["my own trouble in row 1", "autodeco_ext.sample: mine in row 1"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,28 +15,64 @@ from autodeco_ext import linear_autodeco_loss
 from autodeco_ext.models import AutoDecoConfig, AutoDecoHeads
 
 
-def peak_bytes(function: Callable[[], object]) -> int:
-    """The most that torch's CPU allocator had given out at any time in function, above its start"""
+def live_bytes(function: Callable[[], object]) -> list[int]:
+    """What torch's CPU allocator had given out in function, after each change, in order."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        function()
+        kept = function()  # until all is counted
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    live, peak = 0, 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
+    events.sort(key=lambda event: event.start_ns())
+    del kept
+    return list(itertools.accumulate(event.nbytes() for event in events))
 
 
-def memory_case(tokens: int, hidden: int, vocab: int, **options: Any) -> Callable[[], object]:
-    """Forward and backward, the gradients' own memory left out."""
+def peak_bytes(function: Callable[[], object]) -> int:
+    return max(live_bytes(function))
+
+
+def forward_case(tokens: int, hidden: int, vocab: int, **options: Any) -> Callable[[], Any]:
     torch.manual_seed(0)
     states, weight = torch.randn(tokens, hidden), torch.randn(vocab, hidden)
     labels = torch.randint(0, vocab, (tokens,))
     heads = AutoDecoHeads(AutoDecoConfig(hidden_size=hidden))
     for parameter in heads.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    return lambda: linear_autodeco_loss(states, weight, heads, labels, **options).loss.backward()
+    if options.get("train_base"):
+        states.requires_grad_(), weight.requires_grad_()
+    return lambda: linear_autodeco_loss(states, weight, heads, labels, **options).loss
+
+
+def memory_case(*sizes: int, **options: Any) -> Callable[[], object]:
+    """Forward and backward, the gradients' own memory left out."""
+    forward = forward_case(*sizes, **options)
+    return lambda: forward().backward()
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({}, 40),
+        ({"train_base": True}, 46),
+        # The losses [2, n], and what the caller gets: the sum.
+        ({"reduction": "none"}, 40 + 8 + 4),
+    ],
+)
+def test_what_is_kept_until_backward_is_as_documented(options: dict[str, Any], kept: int) -> None:
+    few, many = 1000, 5000
+    live = [
+        live_bytes(forward_case(tokens, 8, 32, chunk_size=100, **options))[-1]
+        for tokens in (few, many)
+    ]
+    assert (live[1] - live[0]) / (many - few) == pytest.approx(kept, abs=0.1) and kept <= 64
+
+
+def test_the_bytes_of_a_caller_bound_backward_too() -> None:
+    tokens, given = 4096, 1 << 20
+    peaks = [
+        peak_bytes(memory_case(tokens, 64, 64, max_chunk_bytes=number))
+        for number in (given, 8 * given)
+    ]
+    assert peaks[0] <= given + 64 * tokens + (1 << 18) < peaks[1]
 
 
 @pytest.mark.slow

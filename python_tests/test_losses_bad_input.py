@@ -62,7 +62,13 @@ ARGUMENT_CASES: list[Case] = [
         "labels must have shape [3], got [2]",
     ),
     ("float labels", {"labels": torch.zeros(3)}, TypeError, "labels must be"),
-    ("bool labels", {"labels": torch.zeros(3).bool()}, TypeError, "labels must be"),
+    (
+        "bool labels",
+        {"labels": torch.zeros(3).bool()},
+        TypeError,
+        "labels must be integers, got torch.bool",
+    ),
+    ("bool T", {"temperature": torch.ones(3).bool()}, TypeError, "temperature must be real"),
     (
         "drop",
         {"drop_uniform": torch.ones(3, 2), "variant": "megatron"},
@@ -93,6 +99,12 @@ ARGUMENT_CASES: list[Case] = [
     ("mass_eps", {"mass_eps": -1e-9}, ValueError, "mass_eps must be finite and >= 0"),
     ("eps", {"probability_eps": INF}, ValueError, "probability_eps must be finite and >= 0"),
     ("clamp", {"top_p_temperature_clamp": -1.0}, ValueError, "top_p_temperature_clamp must be"),
+    (
+        "clamp beyond float32",
+        {"top_p_temperature_clamp": 1e39},
+        ValueError,
+        "top_p_temperature_clamp must be in the range of float32, got 1e+39",
+    ),
     ("drop rate", {"easy_token_drop": 1.5}, ValueError, "easy_token_drop must be in [0, 1]"),
     ("ignore_index", {"ignore_index": 1.5}, TypeError, "ignore_index must be an int"),
     (
@@ -132,6 +144,12 @@ ROW_CASES: list[Case] = [
     ),
     ("nan P", with_value("top_p", NAN), ValueError, "top_p must be in [0, 1], got nan"),
     ("P above 1", with_value("top_p", 1.5), ValueError, "top_p must be in [0, 1], got 1.5"),
+    (
+        "P one float above 1",
+        with_value("top_p", 1 + 2**-23),
+        ValueError,
+        "top_p must be in [0, 1], got 1.0000001",
+    ),
     ("P below 0", with_value("top_p", -0.1), ValueError, "top_p must be in [0, 1], got -0.1"),
     ("large label", with_value("labels", 4), ValueError, "or ignore_index, got 4"),
     ("negative label", with_value("labels", -1), ValueError, "or ignore_index, got -1"),
@@ -153,6 +171,20 @@ def test_bad_arguments_are_explained(
     op_device: str, op: str, changes: dict[str, Any], error: type[Exception], text: str
 ) -> None:
     expect(op, changes, error, text)
+
+
+def test_a_clamp_beyond_float32_is_refused_as_it_would_be_infinite() -> None:
+    largest = torch.finfo(torch.float32).max
+    assert autodeco_ext.autodeco_loss(**arguments(), temperature_clamp=largest).loss.isfinite()
+    text = "temperature_clamp must be in the range of float32, got 1e+39"
+    expect("autodeco_loss", {"temperature_clamp": 1e39}, ValueError, text)
+
+
+@pytest.mark.parametrize("op", BOTH)
+@pytest.mark.parametrize("name", ["temperature", "top_p", "labels", "drop_uniform"])
+def test_tensors_on_another_device_are_refused(op: str, name: str) -> None:
+    good = arguments(drop_uniform=torch.ones(3))
+    expect(op, {name: good[name].to("meta")}, ValueError, f"{name} must be on cpu, got meta")
 
 
 @pytest.mark.parametrize("op", BOTH)

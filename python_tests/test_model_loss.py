@@ -143,6 +143,23 @@ def test_labels_that_are_already_shifted_are_refused(model):
         model(IDS, labels=IDS, shift_labels=IDS)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"labels": IDS.float()}, TypeError, "labels must be integers, got torch.float32"),
+        ({"labels": IDS > 3}, TypeError, "labels must be integers, got torch.bool"),
+        ({"labels": IDS.tolist()}, TypeError, "labels must be a torch.Tensor, got list"),
+        ({"labels": IDS.to("meta")}, ValueError, "labels must be on cpu, got meta"),
+        ({"labels": IDS, "skip_logits": "no"}, TypeError, "skip_logits must be a bool or None"),
+        ({"skip_logits": "no"}, TypeError, "skip_logits must be a bool or None, got 'no'"),
+    ],
+)
+def test_bad_arguments_are_those_of_forward_in_either_mode(model, arguments, error, text):
+    named = f"^autodeco_ext.AutoDecoModelForCausalLM.forward: {re.escape(text)}"
+    with pytest.raises(error, match=named):
+        model(IDS, **arguments)
+
+
 def test_labels_of_another_length_are_an_error(model):
     for labels in (IDS[:, :4], IDS[0], IDS[..., None], torch.tensor(1)):
         text = f"labels must have the shape of input_ids, got {list(labels.shape)} for"
@@ -160,6 +177,21 @@ def test_a_label_that_is_no_column_is_named_by_its_place(model, kwargs, position
     )
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         model(IDS, labels=labels, **kwargs)
+
+
+def test_an_invalid_prediction_is_named_by_its_place():
+    model = tiny_autodeco()
+    with torch.no_grad():
+        model.heads.temp_head.mlp[2].bias.fill_(torch.nan)
+    text = (
+        "autodeco_ext.AutoDecoModelForCausalLM.forward: hidden_states must give a temperature that"
+        " is finite and >= 0, got nan in sequence 0, position 0"
+    )
+    for is_training in (True, False):
+        model.heads.train(is_training)
+        for labels in (IDS, None):
+            with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+                model(IDS, labels=labels)
 
 
 @pytest.mark.parametrize(("kwargs", "position"), [({}, 0), ({"logits_to_keep": 2}, 3)])

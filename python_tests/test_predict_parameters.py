@@ -103,6 +103,8 @@ def test_a_head_that_is_off_or_not_needed_predicts_one(device) -> None:
         both.predict(hidden, logits).temperature,
     )
     assert (both.predict(hidden, logits, needs_top_p=False).top_p == 1).all()
+    with pytest.raises(TypeError, match="AutoDecoHeads: needs_top_p must be a bool, got 'no'"):
+        both.predict(hidden, logits, needs_top_p="no")
     off = {"enable_temperature_head": False, "enable_top_p_head": False}
     neither = make_heads(device, **off).predict(hidden, logits)
     assert [value.tolist() for value in neither] == [[1.0] * 4] * 2

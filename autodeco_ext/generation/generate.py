@@ -11,6 +11,7 @@ import torch
 from transformers import GenerationConfig, GenerationMixin
 from transformers.generation.configuration_utils import GenerationMode
 
+from autodeco_ext._arguments import require_bool
 from autodeco_ext.generation.drawing import ACTIVE_DRAW, Draw, DrawingProcessor, StepEnd
 from autodeco_ext.generation.parameters import SamplingParameters, check_seed
 from autodeco_ext.generation.trace import AutoDecoGenerateOutput
@@ -119,6 +120,7 @@ class DrawingGenerationMixin:
             torch.Size([1, 4])
         """
         check_seed(seed, "generate")
+        require_bool("generate", "return_trace", return_trace)
         _check_valid_vocab(valid_vocab, self)
         self._check_prompt(inputs, kwargs)
         arguments = {name: kwargs.pop(name) for name in _OURS if name in kwargs}

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from transformers.utils import ModelOutput
 
-from autodeco_ext._arguments import item_count
+from autodeco_ext._arguments import errors_named, item_count, require_bool, require_tensor
 from autodeco_ext.linear_loss import DEFAULT_CHUNK_BYTES, linear_autodeco_loss, losses_of_heads
 from autodeco_ext.losses import autodeco_loss
 from autodeco_ext.models.heads import HeadOutput
@@ -53,7 +53,9 @@ class HeadsForwardMixin:
             )
         if skip_logits is None:
             skip_logits = labels is not None and self.heads.training
+        require_bool(_OP, "skip_logits", skip_logits, "a bool or None")
         if labels is not None:
+            require_tensor(_OP, "labels", labels)
             # The AutoDeco loss trains the heads only, so the base needs no graph.
             with torch.no_grad():
                 outputs, hidden_states = self._run_base(arguments, one_row=skip_logits)
@@ -174,9 +176,10 @@ def _kept_columns(arguments: dict[str, Any]) -> torch.Tensor:
 def _rows_placed(arguments: dict[str, Any]) -> Iterator[None]:
     """Gives errors of heads and losses this op's name, and places in forward's input for rows."""
     try:
-        yield
+        with errors_named(_OP, predicted=HeadOutput._fields):
+            yield
     except ValueError as error:
-        found = re.fullmatch(r"autodeco_ext\.\w+: (.*) in row (\d+)", str(error))
+        found = re.fullmatch(rf"autodeco_ext\.{re.escape(_OP)}: (.*) in row (\d+)", str(error))
         if found is None:
             raise
         positions = _kept_columns(arguments).tolist()

@@ -10,7 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autodeco_ext._arguments import call, checks_rows, errors_named, require_supported_device
+from autodeco_ext._arguments import (
+    call,
+    checks_rows,
+    errors_named,
+    require_bool,
+    require_supported_device,
+)
 from autodeco_ext.models.configuration import AutoDecoConfig
 from autodeco_ext.ops import distribution_stats
 
@@ -166,6 +172,7 @@ class AutoDecoHeads(nn.Module):
         """
         self._check(hidden_states, logits)
         require_supported_device("AutoDecoHeads", logits)
+        require_bool("AutoDecoHeads", "needs_top_p", needs_top_p)
         temperature_layers: tuple[Tensor | None, ...] = (None,) * 4
         top_p_layers: tuple[Tensor | None, ...] = (None,) * 5
         with torch.no_grad(), _full_float32(hidden_states.device.type):

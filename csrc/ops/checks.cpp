@@ -1,16 +1,22 @@
 #include "checks.h"
 
+#include <cstdlib>
+#include <iomanip>
 #include <limits>
 
 namespace autodeco::ops {
 namespace {
 
-// Not «-nan», which depends on the bits of the NaN.
+// In as few digits as say which float it is, six at least. std::to_chars would need a C++ runtime
+// newer than what else is used here. Not «-nan», which depends on the bits of the NaN.
 std::string number_text(float value) {
   if (value != value) return "nan";
-  std::ostringstream text;
-  text << value;
-  return text.str();
+  for (int digits = std::numeric_limits<float>::digits10;; ++digits) {
+    std::ostringstream text;
+    text << std::setprecision(digits) << value;
+    const bool is_exact = std::strtof(text.str().c_str(), nullptr) == value;
+    if (is_exact || digits == std::numeric_limits<float>::max_digits10) return text.str();
+  }
 }
 
 std::string reason(RowStatus status, const FilterParameters& filters,
