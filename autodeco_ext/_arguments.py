@@ -114,11 +114,8 @@ def _require_kind(
     op: str, name: str, value: torch.Tensor, dtype: torch.dtype, device: torch.device
 ) -> None:
     is_integer = dtype == torch.int64
-    if (
-        value.dtype == torch.bool
-        or value.is_complex()
-        or (is_integer and value.is_floating_point())
-    ):
+    is_real = value.dtype != torch.bool and not value.is_complex()
+    if not is_real or (is_integer and value.is_floating_point()):
         wanted = "integers" if is_integer else "real numbers"
         raise TypeError(f"autodeco_ext.{op}: {name} must be {wanted}, got {value.dtype}")
     if value.device != device:
@@ -233,8 +230,7 @@ def item_count(op: str, value: object, device: torch.device) -> torch.Tensor:
     """
     name = "num_items_in_batch"
     if isinstance(value, torch.Tensor):
-        if value.dtype == torch.bool or value.is_complex():
-            raise TypeError(f"autodeco_ext.{op}: {name} must be real numbers, got {value.dtype}")
+        _require_kind(op, name, value, torch.float32, value.device)
         if value.numel() != 1:
             raise ValueError(
                 f"autodeco_ext.{op}: {name} must have one element, got {value.numel()}"

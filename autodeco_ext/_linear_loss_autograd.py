@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # at run time it would import transformers, which takes secon
 _ops = torch.ops.autodeco_ext
 _PREDICTED = ("temperature", "top_p")
 
-_MOST_BACKWARD_BYTES = 16 << 20  # more rows at a time are no faster
+_MOST_BACKWARD_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)

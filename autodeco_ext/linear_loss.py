@@ -121,8 +121,9 @@ def linear_autodeco_loss(
     and so how many chunks there are, is known at run time only. fullgraph=True therefore raises
     with that reason. On CUDA that number is read on the host, once.
 
-    Under DistributedDataParallel call this inside the wrapped module's forward: of a call outside
-    of it DDP exchanges no gradients, without an error.
+    It may run inside torch.utils.checkpoint, reentrant or not. Under DistributedDataParallel call
+    it inside the wrapped module's forward: of a call outside of it DDP exchanges no gradients, and
+    does not say so.
 
     Determinism: as `autodeco_loss`, given the products with LM head and heads, which are torch's
     and may depend on the chunk by rounding: other chunks change a loss or a gradient of the heads
