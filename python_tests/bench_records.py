@@ -7,6 +7,9 @@ import pytest
 from bench.cases import head_training_step
 from bench.runner import OK, Shape
 
+# Of a machine with a GPU, as made up as the times.
+FACTS = {"gpu": "a GPU", "torch": "2.11", "commit": "abc", "architectures": "90a", "driver": "1"}
+
 SHAPE = Shape("sample", "peaked", 3, 500, "float32")
 
 
