@@ -102,10 +102,14 @@ class Case(NamedTuple):
     labels: Tensor
 
 
-def cases(vocab: int, dtype: torch.dtype, every: int = 1) -> Iterator[Case]:
-    """All combinations, or one in ``every``."""
+def cases(
+    vocab: int, dtype: torch.dtype, every: int = 1, only: str | None = None
+) -> Iterator[Case]:
+    """All combinations, or one in ``every``; of all distributions, or only one."""
     number = itertools.count()
     for seed, (distribution, make) in enumerate(DISTRIBUTIONS.items()):
+        if only not in (None, distribution):
+            continue
         random = generator(seed)
         logits = make(vocab, random).to(dtype)
         row = SortedRow(logits)
