@@ -1,9 +1,10 @@
-// logits / T inside the kept set, filter_value outside. Grid, leader and shared memory as in
-// sample.cuh; the blocks of a team write the segments they own.
+// logits / T inside the kept set, filter_value outside; or only where the kept set ends and how
+// many it is. Grid, leader and shared memory as in sample.cuh; the blocks of a team write the
+// segments they own.
 #pragma once
 
-#include "autodeco/filter_logits.h"
 #include "decide.cuh"
+#include "filter_logits.h"
 #include "store.cuh"
 
 namespace autodeco::cuda {
@@ -108,16 +109,19 @@ __device__ __forceinline__ void write_segments(const FilterLogitsArguments& argu
 
 template <typename Element, bool kTeam>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kTeam>)
-    filter_logits_kernel(FilterLogitsArguments arguments) {
+    filter_logits_kernel(FilterKernelArguments arguments) {
   const RowTask<Element, kTeam> task(arguments.logits, arguments.layout,
                                      arguments.filters.valid_vocab, arguments.team);
   RowStatus status = filter_status(arguments.filters, task.row_index);
+  uint64_t count = 0;
   Command command;
   if (status == RowStatus::kValid) {  // the same in the whole team
-    read_row(task, arguments.filters, Details::kNone);
+    read_row(task, arguments.filters,
+             arguments.counts != nullptr ? Details::kCount : Details::kNone);
     command = lead_or_follow(task, [&](const auto& leader) {
       const Decision decision = decide(leader);
       status = decision.status;
+      count = decision.count;
       Command write;
       if (status == RowStatus::kValid) write.action = Action::kWrite;
       write.last_kept = decision.last;
@@ -128,7 +132,15 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kTeam>)
   const int64_t row_index = gpu::block_index() / Team<kTeam>::size_of(arguments.team);
   const Memory memory(static_cast<int>(arguments.layout.vocab), task.memory.team_memory);
   const Team<kTeam> team(arguments.team, memory, 0);
-  if (team.leads() && gpu::thread_index() == 0) arguments.status[row_index] = status;
+  const bool reports = team.leads() && gpu::thread_index() == 0;
+  if (reports) arguments.status[row_index] = status;
+  if (arguments.counts != nullptr) {
+    if (reports) {
+      arguments.last[row_index] = command.last_kept;
+      arguments.counts[row_index] = static_cast<int64_t>(count);
+    }
+    return;
+  }
   float* output = arguments.output + row_offset(arguments.output_layout, row_index);
   int written = 0;
   if (command.action == Action::kWrite) {

@@ -5,9 +5,7 @@
 namespace autodeco::cuda {
 
 int launch_count_kept(const KeptIndicesArguments& arguments, void* stream) {
-  return launch_rows(arguments, stream, [&](auto element, auto team, const gpu::Launch& where) {
-    return gpu::launch<&count_kept_kernel<decltype(element), team()>>(where, arguments);
-  });
+  return launch_filter_kernel(count_kept_arguments(arguments), stream);
 }
 
 int launch_write_kept(const KeptIndicesArguments& arguments, void* stream) {

@@ -1,37 +1,29 @@
 // The columns of the kept tokens, in two kernels. Grid of both as in sample.cuh.
 //
-// The first finds what a row keeps. The second reads the row once: a block marks the kept columns
-// of the segments it owns with a bit each, counts them, and then writes the marked columns where
-// the blocks and segments before it end. Shared memory: shared_memory_bytes(vocab) in the first,
-// marks_bytes(vocab, team size) in the second.
+// The first finds what a row keeps (filter_logits.cuh). The second reads the row once: a block
+// marks the kept columns of the segments it owns with a bit each, counts them, and then writes the
+// marked columns where the blocks and segments before it end. Shared memory:
+// shared_memory_bytes(vocab) in the first, marks_bytes(vocab, team size) in the second.
 #pragma once
 
 #include "autodeco/kept_indices.h"
-#include "decide.cuh"
+#include "filter_logits.h"
+#include "row_task.cuh"
 
 namespace autodeco::cuda {
 
-template <typename Element, bool kTeam>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kTeam>)
-    count_kept_kernel(KeptIndicesArguments arguments) {
-  const RowTask<Element, kTeam> task(arguments.logits, arguments.layout,
-                                     arguments.filters.valid_vocab, arguments.team);
-  const auto write = [&](const Decision& decision) {
-    if (gpu::thread_index() != 0) return;
-    arguments.status[task.row_index] = decision.status;
-    arguments.last[task.row_index] = decision.last;
-    arguments.offsets[task.row_index + 1] = static_cast<int64_t>(decision.count);
-  };
-  const RowStatus status = filter_status(arguments.filters, task.row_index);
-  if (status != RowStatus::kValid) {  // the same in the whole team
-    if (task.team.leads()) write({status, {}, 0});
-    return;
-  }
-  read_row(task, arguments.filters, Details::kCount);
-  lead_or_follow(task, [&](const auto& leader) {
-    write(decide(leader));
-    return Command();
-  });
+// The first kernel is that of filter_logits.
+inline FilterKernelArguments count_kept_arguments(const KeptIndicesArguments& arguments) {
+  FilterKernelArguments counting;
+  counting.logits = arguments.logits;
+  counting.dtype = arguments.dtype;
+  counting.layout = arguments.layout;
+  counting.team = arguments.team;
+  counting.filters = arguments.filters;
+  counting.status = arguments.status;
+  counting.last = arguments.last;
+  counting.counts = arguments.offsets + 1;
+  return counting;
 }
 
 // Segments that a block marks before it writes. A block of a team marks all of its own at once.

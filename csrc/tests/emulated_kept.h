@@ -36,8 +36,8 @@ KeptResult kept_indices(const Batch<Element>& batch, const Filters& filters, Sha
   arguments.status = result.status.data();
   arguments.last = last.data();
   uint64_t before = emulation::device.bytes_loaded;
-  run_rows(&cuda::count_kept_kernel<Element, false>, &cuda::count_kept_kernel<Element, true>,
-           arguments, shape);
+  run_rows(&cuda::filter_logits_kernel<Element, false>, &cuda::filter_logits_kernel<Element, true>,
+           cuda::count_kept_arguments(arguments), shape);
   result.bytes_to_decide = emulation::device.bytes_loaded - before;
   std::partial_sum(result.offsets.begin(), result.offsets.end(), result.offsets.begin());
 

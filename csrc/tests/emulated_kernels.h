@@ -165,7 +165,7 @@ inline FilterParameters same_for_all(const Filters& filters, int64_t valid_vocab
 template <typename Element>
 std::vector<float> filter_logits(const Batch<Element>& batch, const Filters& filters, Shape shape,
                                  int64_t valid_vocab, std::vector<RowStatus>& status) {
-  FilterLogitsArguments arguments;
+  cuda::FilterKernelArguments arguments;
   arguments.logits = batch.memory.data() + batch.misaligned;
   arguments.dtype = dtype_of<Element>();
   arguments.layout = arguments.output_layout = batch.layout();
