@@ -7,7 +7,6 @@
 #else
 #include <cuda_runtime.h>
 
-#include <atomic>
 #include <cstdint>
 #include <limits>
 
@@ -203,20 +202,21 @@ struct Launch {
   void* stream = nullptr;
 };
 
-// Lets a kernel have this much dynamic shared memory on the current device. The driver is asked
-// once for each device, so `bytes` must be the same number in every call.
+// Lets a kernel have this much dynamic shared memory on the current device. A thread asks the
+// driver once for each device, so `bytes` must be the same number in every call.
 template <auto kKernel>
 cudaError_t allow_shared_memory(size_t bytes) {
-  // A bit for each device that knows. That two threads of the host tell it at once does no harm.
-  static std::atomic<uint64_t> known = 0;
+  // A bit for each device that knows. For each thread of the host, since <atomic> would be a second
+  // of every file's compilation; that several of them tell it does no harm.
+  thread_local uint64_t known = 0;
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
   const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;  // others are told every time
-  if ((known.load() & bit) != 0) return cudaSuccess;
+  if ((known & bit) != 0) return cudaSuccess;
   error = cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(bytes));
-  if (error == cudaSuccess) known.fetch_or(bit);
+  if (error == cudaSuccess) known |= bit;
   return error;
 }
 
