@@ -10,6 +10,9 @@ namespace autodeco::cuda {
 // A place is a float: where the largest logit is farther from the anchor than this, a bin has fewer
 // than 1024 places, and the row is read again with a better anchor.
 constexpr int kFarthestBin = 1 << 14;
+// The label is the anchor where the largest of the first logits is no farther from it: dT is made
+// of distances from the label, and what is near the anchor is known best.
+constexpr int kNearLabel = 256;
 // A row that lies in no more bins than these is read into finer ones.
 constexpr int kFewBins = 32;
 
@@ -17,16 +20,23 @@ __device__ __forceinline__ uint32_t slot_of(int bin) {
   return static_cast<uint32_t>(bin) % kLossBins;
 }
 
-// The tokens of a bin, relative to the logit at place `top`.
+// The largest logit, among the bins.
+struct TopPlace {
+  int bin;
+  double place;
+};
+
+// The tokens of a bin, relative to the largest logit.
 struct BinContent {
   uint32_t count;
-  bool equal;       // to 2^-16 of a bin
+  bool equal;       // as far as positions tell
   double weight;    // sum of e^-x, x = (l_top - l) / T
   double distance;  // mean of x by weight
 };
 
-__device__ __forceinline__ BinContent bin_content(const LossBins& bins, int bin, double top,
-                                                  double width) {
+__device__ __forceinline__ BinContent bin_content(const LossBins& bins, int bin,
+                                                  const TopPlace& top, double width) {
+  constexpr double kUnit = 1.0 / (1u << kPositionBits);
   const uint32_t slot = slot_of(bin);
   BinContent content = {};
   content.count = bins.count[slot];
@@ -41,10 +51,11 @@ __device__ __forceinline__ BinContent bin_content(const LossBins& bins, int bin,
   // The mean of the squares is the square of the mean for equal positions alone.
   content.equal =
       positions % content.count == 0 && squares == positions / content.count * positions;
-  const double variance = content.equal || spread < 0.0 ? 0.0 : spread * 0x1p-32 * width * width;
+  const double variance =
+      content.equal || spread < 0.0 ? 0.0 : spread * kUnit * kUnit * width * width;
   // Equal tokens in the bin of the largest are as large.
-  const bool largest = content.equal && static_cast<double>(bin) + 1.0 > top;
-  const double x = largest ? 0.0 : (top - (bin + (mean + 0.5) * 0x1p-16)) * width;
+  const bool largest = content.equal && bin == top.bin;
+  const double x = largest ? 0.0 : (top.place - (bin + (mean + 0.5) * kUnit)) * width;
   const double weight = exponential(-x);
   content.weight = content.count * weight * (1.0 + 0.5 * variance);
   content.distance = x - variance;
@@ -55,18 +66,15 @@ __device__ __forceinline__ BinContent bin_content(const LossBins& bins, int bin,
 struct PendingLossBin {
   uint32_t slot = 0;
   uint32_t count = 0;
-  uint32_t positions = 0;  // of the tokens of a lane: 32 at most
+  uint32_t positions = 0;  // of the tokens of a lane, 32 at most
   uint64_t squares = 0;
 
-  __device__ __forceinline__ void add(LossBins* bins, int bin, float place) {
+  __device__ __forceinline__ void add(LossBins* bins, int bin, uint32_t position) {
     const uint32_t token_slot = slot_of(bin);
     if (token_slot != slot) {
       flush(bins);
       slot = token_slot;
     }
-    // A place just below 0 rounds up to a whole bin.
-    const uint32_t rounded = static_cast<uint32_t>((place - static_cast<float>(bin)) * 0x1p16f);
-    const uint32_t position = rounded < 0xffffu ? rounded : 0xffffu;
     ++count;
     positions += position;
     squares += static_cast<uint64_t>(position) * position;
@@ -95,6 +103,7 @@ struct RunningSums {
   double other = 0.0;  // at the temperature of the temperature loss, of all tokens but the label
   double other_moment = 0.0;
   float reference = -kInfinity;
+  float lowest = kInfinity;  // of the window
 
   // The reference rises; how much that is in bits at each temperature.
   __device__ __forceinline__ void raise(float bits, float raw_bits, float other_bits) {
@@ -168,11 +177,11 @@ __device__ __forceinline__ void move_window(LossBins* bins, const BinGrid& grid,
   constexpr double kBits = 1.4426950408889634;
   const int64_t rise = static_cast<int64_t>(new_top) - top;
   const int cleared = rise < kLossBins ? static_cast<int>(rise) : static_cast<int>(kLossBins);
-  const double place = static_cast<double>(grid.place(sums.reference));
+  const TopPlace reference = {new_top, grid.exact_place(sums.reference)};
   for (int i = static_cast<int>(gpu::thread_index()); i < cleared;
        i += static_cast<int>(gpu::num_threads())) {
     const int bin = top - static_cast<int>(kLossBins) + 1 + i;
-    const BinContent content = bin_content(*bins, bin, place, width);
+    const BinContent content = bin_content(*bins, bin, reference, width);
     const double moment = content.weight * content.distance * kBits;
     sums.dust += content.weight;
     sums.dust_moment += moment;
@@ -235,10 +244,12 @@ __device__ __forceinline__ void add_segment(const float* logits, int segment, co
       const float logit = logits[v * kVector + i];
       const float difference = fmaf(logit, 0.25f, reference_quarter);
       vector_raw[i] = gpu::exp2_approximate(difference * kRawBits);
-      const float place = grid.place(logit);
-      const int bin = static_cast<int>(floorf(place));
+      const int bin = grid.bin(logit);
       const bool in_window = bin > dust_bin;
-      if (in_window) pending.add(bins, bin, place);
+      if (in_window) {
+        pending.add(bins, bin, grid.position(logit, bin));
+        sums.lowest = logit < sums.lowest ? logit : sums.lowest;
+      }
       const bool ties = logit == known.label_logit && column_of(segment, v, i) <= known.label;
       const bool with_label = (in_window ? bin : dust_bin) == label_bin;
       const bool ranks_before =
@@ -268,10 +279,19 @@ __device__ __forceinline__ void add_segment(const float* logits, int segment, co
   sums.raw += static_cast<double>(raw);
 }
 
+__device__ __forceinline__ BinGrid first_grid(float max, const LossRow& known) {
+  if (known.label_logit > -kInfinity) {
+    const BinGrid about_label(known.label_logit, known.top_p_temperature, 1.0f);
+    const int above = about_label.bin(max);
+    if (above <= kNearLabel && above >= -kNearLabel) return about_label;
+  }
+  return BinGrid(max, known.top_p_temperature, 1.0f);
+}
+
 // The read: every warp takes one segment a round, after which all know the largest logit so far.
-// With a finite `anchor` the bins are relative to it, otherwise to the largest logit of the first
-// round that has a finite one. Their window is kLossWindow / fineness wide. Leaves
-// head()->streamed.
+// With a finite `anchor` the bins are relative to it, otherwise to the label or to the largest
+// logit of the first round that has a finite one. Their window is kLossWindow / fineness wide.
+// Leaves head()->streamed.
 template <typename Element>
 __device__ __forceinline__ void stream_row(const Row<Element>& row, const LossRow& known,
                                            float anchor, float fineness) {
@@ -321,7 +341,7 @@ __device__ __forceinline__ void stream_row(const Row<Element>& row, const LossRo
     }
     if (max == -kInfinity) continue;
     if (!has_grid) {
-      result.grid = BinGrid(max, known.top_p_temperature, fineness);
+      result.grid = first_grid(max, known);
       result.top = result.grid.bin(max);
       has_grid = true;
     }
@@ -357,6 +377,7 @@ __device__ __forceinline__ void stream_row(const Row<Element>& row, const LossRo
   result.other = block_sum(sums.other);
   result.other_moment = block_sum(sums.other_moment) * kNats;
   result.label_rank = block_sum(label_rank);
+  result.lowest = -block_max(-sums.lowest, head->warp_max[0]);
   keep(head->streamed, result);
 }
 

@@ -9,19 +9,22 @@ namespace autodeco::cuda {
 // Weight and distance of a token of the crossing bin below the bin's highest key, as integers.
 struct CrossingToken {
   float highest_quarter;
+  float bins_per_quarter;
   QuarterBits bits;
 
-  __device__ __forceinline__ CrossingToken(float highest, float temperature)
-      : highest_quarter(-0.25f * highest), bits(temperature) {}
+  __device__ __forceinline__ CrossingToken(float highest, float temperature, const BinGrid& grid)
+      : highest_quarter(-0.25f * highest),
+        bins_per_quarter(grid.bins_per_quarter),
+        bits(temperature) {}
   __device__ __forceinline__ float below(float logit) const {
     return -bits.of(fmaf(logit, 0.25f, highest_quarter));
   }
   __device__ __forceinline__ uint64_t mass(float logit) const {
     return fixed_mass(gpu::exp2_approximate(-below(logit)));
   }
-  // Of mass times distance, in units of 1/16 bit; a bin is narrower.
+  // Of mass times distance, in units of the width of a bin.
   __device__ __forceinline__ uint64_t moment(float logit) const {
-    const float distance = 16.0f * below(logit);
+    const float distance = -fmaf(logit, 0.25f, highest_quarter) * bins_per_quarter;
     return fixed_mass(gpu::exp2_approximate(-below(logit)) * (distance < 1.0f ? distance : 1.0f));
   }
 };

@@ -23,7 +23,7 @@ __device__ __forceinline__ uint32_t first_key_of_bin(const BinGrid& grid, int bi
 
 // Totals of the bins and the dust; the same in every thread.
 struct BinTotals {
-  double top;    // place of the maximum
+  TopPlace top;
   double width;  // of a bin, in units of (max - l) / T
   double weight;
 };
@@ -37,7 +37,7 @@ __device__ __forceinline__ BinTotals settle_bins(const LossRow& known,
                                                  const StreamedRow& streamed) {
   LossBins& bins = *LossMemory::bins();
   BinTotals totals;
-  totals.top = static_cast<double>(streamed.grid.place(streamed.max));
+  totals.top = {streamed.top, streamed.grid.exact_place(streamed.max)};
   totals.width = streamed.grid.width(known.top_p_temperature);
   const int label_bin = streamed.grid.bin(known.label_logit);
   double weight = 0.0;
@@ -82,10 +82,14 @@ __device__ __forceinline__ BinContent settled_bin(int bin) {
 }
 
 // How much finer bins should be: more than once where the row is flat and all that matters of it
-// lies in a few of them, so that tokens of one bin differ by as much as tokens of the row.
-__device__ __forceinline__ float needed_fineness(const StreamedRow& streamed,
+// lies in a few of them, so that tokens of one bin differ by as much as tokens of the row. Where
+// nothing lies below those few, just so much finer that the row still fits.
+__device__ __forceinline__ float needed_fineness(const LossRow& known, const StreamedRow& streamed,
                                                  const BinTotals& totals) {
   if (totals.weight * kHeavy < 0.9) return 1.0f;
+  const double span = (static_cast<double>(streamed.max) - static_cast<double>(streamed.lowest)) /
+                      static_cast<double>(known.top_p_temperature) / totals.width;
+  const bool one_bin = streamed.grid.bin(streamed.lowest) == streamed.top;
   double inside = 0.0;
   bool equal = true;  // in every bin: finer ones would tell no more
   int bin = streamed.top;
@@ -97,8 +101,10 @@ __device__ __forceinline__ float needed_fineness(const StreamedRow& streamed,
       inside += content.weight;
     }
     if (inside > (1.0 - 1e-7) * totals.weight) {
+      if (equal && !(one_bin && span > 0.0)) return 1.0f;
+      if (span < static_cast<double>(few)) return static_cast<float>((kLossBins - 2) / span);
       // Half of the finer bins, wherever in its bin the maximum lies.
-      return equal ? 1.0f : static_cast<float>(kLossBins / 2) / static_cast<float>(few);
+      return static_cast<float>(kLossBins / 2) / static_cast<float>(few);
     }
   }
   return 1.0f;
@@ -110,7 +116,7 @@ __device__ __forceinline__ int lowest_bin_of(double probability, const StreamedR
   const double weight = probability * totals.weight;
   if (weight > 1.0) return streamed.top + 1;
   const double lowest = static_cast<double>(streamed.top) - static_cast<double>(kLossBins);
-  const double bin = totals.top + logarithm(weight) / totals.width;
+  const double bin = totals.top.place + logarithm(weight) / totals.width;
   return static_cast<int>(bin > lowest ? bin : lowest) + 1;
 }
 

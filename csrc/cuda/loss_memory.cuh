@@ -31,7 +31,8 @@ constexpr int kMagnitudes = static_cast<int>(kLastMagnitude - kFirstMagnitude);
 constexpr int kLossValues = 2 * kMagnitudes + 1;
 
 // Of the tokens of a bin: how many, and sums of their positions in it and of the squares, in units
-// of 2^-16 of a bin. 64-bit sums are two words.
+// of 2^-20 of a bin: 2^20 squares fit. 64-bit sums are two words.
+constexpr int kPositionBits = 20;
 struct LossBins {
   uint32_t count[kLossBins];
   uint32_t position_low[kLossBins];
@@ -106,6 +107,20 @@ struct BinGrid {
     bins_per_quarter = scale < most ? scale : most;
   }
 
+  // The same in double, unbounded: as exact as what is known of a bin.
+  __device__ __forceinline__ double exact_place(float logit) const {
+    const double quarter = 0.25 * static_cast<double>(logit) + static_cast<double>(anchor_quarter);
+    return quarter * static_cast<double>(bins_per_quarter) + 0.5;
+  }
+  // In units of 2^-kPositionBits of its bin: also where the bin is so far from the anchor that its
+  // place has fewer digits.
+  __device__ __forceinline__ uint32_t position(float logit, int bin) const {
+    constexpr float kUnits = static_cast<float>(1u << kPositionBits);
+    const float inside =
+        fmaf(fmaf(logit, 0.25f, anchor_quarter), bins_per_quarter, 0.5f - static_cast<float>(bin));
+    const float units = inside > 0.0f ? inside * kUnits : 0.0f;  // its place may have been rounded
+    return units < kUnits - 1.0f ? static_cast<uint32_t>(units) : (1u << kPositionBits) - 1;
+  }
   // Of a bin, in units of (l - anchor) / T.
   __device__ __forceinline__ double width(float temperature) const {
     return 4.0 / (static_cast<double>(bins_per_quarter) * static_cast<double>(temperature));
@@ -127,6 +142,7 @@ struct BinGrid {
 struct StreamedRow {
   RowStatus status;
   float max;
+  float lowest;  // logit of the tokens that came into a bin
   BinGrid grid;
   int top;  // bin of the maximum
   double dust;

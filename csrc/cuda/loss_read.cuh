@@ -53,7 +53,7 @@ __device__ __forceinline__ RowStatus read_streamed_row(const Row<Element>& row,
     if (streamed.status != RowStatus::kValid) return streamed.status;
     totals = settle_bins(known, streamed);
     if (anchor > -kInfinity) break;
-    fineness = needed_fineness(streamed, totals);
+    fineness = needed_fineness(known, streamed, totals);
     if (fineness == 1.0f && streamed.top <= kFarthestBin) break;
     anchor = streamed.max;
     --most_narrowings;
@@ -61,7 +61,7 @@ __device__ __forceinline__ RowStatus read_streamed_row(const Row<Element>& row,
   }
   list_tokens(row, known, streamed, totals, start, most_narrowings);
   sum_listed(known, streamed, head->lists);
-  split_crossing(known, start.exclusive);
+  split_crossing(known, streamed.grid, start.exclusive);
   if (gpu::thread_index() == 0) sum_other(known, streamed, head->sums);
   return RowStatus::kValid;
 }

@@ -16,7 +16,7 @@ __device__ __forceinline__ void list_tokens(const Row<Element>& row, const LossR
   find_crossing(streamed, totals, lists.heavy_bin, start);
   const bool crosses = head->crossing.bin != kNoCrossing;
   if (crosses) {
-    const CrossingToken token(head->crossing.highest_logit, known.top_p_temperature);
+    const CrossingToken token(head->crossing.highest_logit, known.top_p_temperature, streamed.grid);
 #pragma unroll 1
     while (most_narrowings > 0 && head->crossing.count > kGatherCapacity &&
            head->crossing.lowest_key != head->crossing.highest_key) {
@@ -112,11 +112,12 @@ __device__ __forceinline__ void sum_listed(const LossRow& known, const StreamedR
 }
 
 // Divides the crossing bin between head and tail. Ends with a barrier.
-__device__ __forceinline__ void split_crossing(const LossRow& known, bool exclusive) {
+__device__ __forceinline__ void split_crossing(const LossRow& known, const BinGrid& grid,
+                                               bool exclusive) {
   const Crossing& crossing = LossMemory::head()->crossing;
   if (crossing.bin == kNoCrossing) return;
   if (crossing.count <= kGatherCapacity) {
-    split_gathered(CrossingToken(crossing.highest_logit, known.top_p_temperature), exclusive);
+    split_gathered(CrossingToken(crossing.highest_logit, known.top_p_temperature, grid), exclusive);
   } else if (gpu::thread_index() == 0) {
     split_counted(exclusive);
   }
@@ -163,6 +164,7 @@ __device__ __forceinline__ SoftTopPWalk walk_listed(const SoftTopPWalk& start, c
   const int lowest = streamed.top - static_cast<int>(kLossBins);
   const int num_light = lists.heavy_bin - 1 - lowest;
   const int label_bin = streamed.grid.bin(known.label_logit);
+  const double width = streamed.grid.width(known.top_p_temperature);
   const auto item_of = [&](int index) {
     LossItem item;
     if (index < num_heavy) {
@@ -195,9 +197,8 @@ __device__ __forceinline__ SoftTopPWalk walk_listed(const SoftTopPWalk& start, c
       const Crossing& crossing = head->crossing;
       const double head_mass = static_cast<double>(crossing.head_mass);
       item.head_share = head_mass / static_cast<double>(crossing.bin_mass);
-      constexpr double kNats = 0.6931471805599453 / 16.0;  // of a unit of the moment
       const double distance =
-          head_mass > 0.0 ? static_cast<double>(crossing.head_moment) / head_mass * kNats : 0.0;
+          head_mass > 0.0 ? static_cast<double>(crossing.head_moment) / head_mass * width : 0.0;
       item.head_lambda =
           mean - distance -
           distance_of_key(order_key(crossing.highest_logit), streamed.max, temperature);
