@@ -59,6 +59,8 @@ __device__ __forceinline__ void find_factors(const AutodecoLossGradientArguments
   if (gpu::thread_index() == 0) {
     gradient->dust = kNaN;
     gradient->lowest_heavy_logit = kInfinity;
+    gradient->highest_cut_logit = -kInfinity;
+    gradient->lowest_cut_logit = kInfinity;
     gradient->num_pushed = 0;
   }
   ShareItems<Table> items(table, gradient->by_rank);

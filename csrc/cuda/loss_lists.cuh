@@ -26,6 +26,7 @@ struct BinTotals {
   TopPlace top;
   double width;  // of a bin, in units of (max - l) / T
   double weight;
+  double spread;  // of the tokens in bins: standard deviation, in bins
 };
 
 constexpr uint32_t kEqualTokens = 1u << 31;  // beside the count of a settled bin
@@ -41,6 +42,8 @@ __device__ __forceinline__ BinTotals settle_bins(const LossRow& known,
   totals.width = streamed.grid.width(known.top_p_temperature);
   const int label_bin = streamed.grid.bin(known.label_logit);
   double weight = 0.0;
+  double moment = 0.0;
+  double square = 0.0;
   for (int i = static_cast<int>(gpu::thread_index()); i < static_cast<int>(kLossBins);
        i += static_cast<int>(gpu::num_threads())) {
     const int bin = streamed.top - i;
@@ -55,6 +58,8 @@ __device__ __forceinline__ BinTotals settle_bins(const LossRow& known,
       content.weight = content.count * exponential(-content.distance);
     }
     weight += content.weight;
+    moment += content.weight * i;
+    square += content.weight * i * i;
     const uint64_t weight_bits = std::bit_cast<uint64_t>(content.weight);
     const uint64_t distance_bits = std::bit_cast<uint64_t>(content.distance);
     bins.count[slot] = content.count | (content.equal ? kEqualTokens : 0);
@@ -63,7 +68,11 @@ __device__ __forceinline__ BinTotals settle_bins(const LossRow& known,
     bins.square_low[slot] = static_cast<uint32_t>(distance_bits);
     bins.square_high[slot] = static_cast<uint32_t>(distance_bits >> 32);
   }
-  totals.weight = block_sum(weight) + streamed.dust;
+  weight = block_sum(weight);
+  const double mean = block_sum(moment) / weight;
+  const double variance = block_sum(square) / weight - mean * mean;
+  totals.weight = weight + streamed.dust;
+  totals.spread = variance > 0.0 ? sqrt(variance) : 0.0;
   return totals;
 }
 
@@ -79,35 +88,6 @@ __device__ __forceinline__ BinContent settled_bin(int bin) {
   content.distance = std::bit_cast<double>(static_cast<uint64_t>(bins.square_high[slot]) << 32 |
                                            bins.square_low[slot]);
   return content;
-}
-
-// How much finer bins should be: more than once where the row is flat and all that matters of it
-// lies in a few of them, so that tokens of one bin differ by as much as tokens of the row. Where
-// nothing lies below those few, just so much finer that the row still fits.
-__device__ __forceinline__ float needed_fineness(const LossRow& known, const StreamedRow& streamed,
-                                                 const BinTotals& totals) {
-  if (totals.weight * kHeavy < 0.9) return 1.0f;
-  const double span = (static_cast<double>(streamed.max) - static_cast<double>(streamed.lowest)) /
-                      static_cast<double>(known.top_p_temperature) / totals.width;
-  const bool one_bin = streamed.grid.bin(streamed.lowest) == streamed.top;
-  double inside = 0.0;
-  bool equal = true;  // in every bin: finer ones would tell no more
-  int bin = streamed.top;
-#pragma unroll 1
-  for (int few = 2; few <= kFewBins; few *= 2) {
-    for (; bin > streamed.top - few; --bin) {
-      const BinContent content = settled_bin(bin);
-      equal &= content.count == 0 || content.equal;
-      inside += content.weight;
-    }
-    if (inside > (1.0 - 1e-7) * totals.weight) {
-      if (equal && !(one_bin && span > 0.0)) return 1.0f;
-      if (span < static_cast<double>(few)) return static_cast<float>((kLossBins - 2) / span);
-      // Half of the finer bins, wherever in its bin the maximum lies.
-      return static_cast<float>(kLossBins / 2) / static_cast<float>(few);
-    }
-  }
-  return 1.0f;
 }
 
 // The lowest bin whose tokens have at least this probability; streamed.top + 1 where there is none.
@@ -130,31 +110,12 @@ __device__ __forceinline__ uint32_t count_from(int bin, const StreamedRow& strea
   return block_sum(count);
 }
 
-// The lowest bin whose tokens are taken one by one.
-__device__ __forceinline__ int lowest_heavy_bin(const StreamedRow& streamed,
-                                                const BinTotals& totals, double steepness) {
-  int high = lowest_bin_of(kHeavy, streamed, totals);
-  if (steepness <= kCommonSteepness) return high;
-  // The steeper the edge, the more the order of light tokens matters: as many as the list holds.
-  int low = lowest_bin_of(kHeavy * kCommonSteepness / steepness, streamed, totals);
-#pragma unroll 1
-  while (low < high) {
-    const int middle = low + (high - low) / 2;
-    if (count_from(middle, streamed) <= kHeavyCapacity) {
-      high = middle;
-    } else {
-      low = middle + 1;
-    }
-  }
-  return high;
-}
-
-// Leaves in head()->crossing the bin below the heavy ones in which the running mass crosses P, if
-// its tokens are not equal. Ends with a barrier.
-__device__ __forceinline__ void find_crossing(const StreamedRow& streamed, const BinTotals& totals,
-                                              int heavy_bin, const SoftTopPWalk& start) {
+// Leaves head()->cut. Ends with a barrier.
+__device__ __forceinline__ void find_cut(const StreamedRow& streamed, const BinTotals& totals,
+                                         const SoftTopPWalk& start) {
   LossHead* head = LossMemory::head();
-  if (gpu::thread_index() == 0) head->crossing.bin = kNoCrossing;
+  const int lowest = streamed.top - static_cast<int>(kLossBins) + 1;
+  if (gpu::thread_index() == 0) head->cut = {kNoCrossing, lowest, 0.0};
   const int share = static_cast<int>(kLossBins / gpu::num_threads());
   const int first = streamed.top - static_cast<int>(gpu::thread_index()) * share;
   double weight = 0.0;
@@ -162,29 +123,116 @@ __device__ __forceinline__ void find_crossing(const StreamedRow& streamed, const
   for (int bin = first; bin > first - share; --bin) weight += settled_bin(bin).weight;
   double total;
   double before = block_inclusive_sum(weight, head->scratch_double, &total) - weight;
+  const double decayed = start.top_p + kDecays / start.steepness;
 #pragma unroll 1
   for (int bin = first; bin > first - share; --bin) {
-    const BinContent content = settled_bin(bin);
     SoftTopPWalk walk = start;
     walk.remaining = 1.0 - before / totals.weight;
-    before += content.weight;
-    const double mass = content.weight / totals.weight;
-    const bool crosses = walk.passed() <= walk.top_p && walk.passed() + mass > walk.top_p;
-    if (!crosses || bin >= heavy_bin || content.equal) continue;
-    Crossing& crossing = head->crossing;
-    crossing.bin = bin;
-    crossing.count = content.count;
-    crossing.lowest_key = first_key_of_bin(streamed.grid, bin, streamed.max);
-    crossing.highest_key = first_key_of_bin(streamed.grid, bin + 1, streamed.max) - 1;
-    crossing.highest_logit = logit_of_key(crossing.highest_key);
-    crossing.room = walk.room() / mass;
-    crossing.edge_key = 0;
-    crossing.edge_count = kUnknownEdge;
-    crossing.target = crossing.bin_mass = 0;
-    crossing.range_mass = crossing.range_moment = 0;
-    crossing.head_mass = crossing.head_moment = 0;
+    const double bin_weight = settled_bin(bin).weight;
+    before += bin_weight;
+    const double mass = bin_weight / totals.weight;
+    const double passed = walk.passed();
+    if (passed <= walk.top_p && passed + mass > walk.top_p) {
+      head->cut.bin = bin;
+      head->cut.room = walk.room() / mass;
+    }
+    if (passed <= decayed && passed + mass > decayed) head->cut.last_bin = bin;
   }
   gpu::block_barrier();
+}
+
+// Smallest p of the tokens behind the cut that must be told apart. What
+// tokens of a bin share is wrong by the decay from one to the next and by the width of the bin,
+// which shows in dT where the whole row is not much wider.
+__device__ __forceinline__ double lightest_behind_cut(const BinTotals& totals, double steepness) {
+  constexpr double kWide = 32.0;  // bins
+  const double narrow = totals.spread < kWide ? totals.spread / kWide : 1.0;
+  return narrow * kLightDecay / steepness;
+}
+
+// How much finer bins should be: more than once where the row is flat and all that matters of it
+// lies in a few of them, so that tokens of one bin differ by as much as tokens of the row; or in
+// not so few, where the cut's has more tokens than are listed. Where nothing lies below those bins,
+// just so much finer that the row still fits.
+__device__ __forceinline__ float needed_fineness(const LossRow& known, const StreamedRow& streamed,
+                                                 const BinTotals& totals, double steepness) {
+  if (totals.weight * kHeavy < 0.9) return 1.0f;
+  const Cut& cut = LossMemory::head()->cut;
+  const bool lists_cut =
+      cut.bin >= lowest_bin_of(lightest_behind_cut(totals, steepness), streamed, totals);
+  const bool dense = cut.bin != kNoCrossing && !settled_bin(cut.bin).equal &&
+                     settled_bin(cut.bin).count > (lists_cut ? kHeavyCapacity : kGatherCapacity);
+  const int most = dense ? static_cast<int>(kLossBins / 4) : kFewBins;
+  const double span = (static_cast<double>(streamed.max) - static_cast<double>(streamed.lowest)) /
+                      static_cast<double>(known.top_p_temperature) / totals.width;
+  const bool one_bin = streamed.grid.bin(streamed.lowest) == streamed.top;
+  double inside = 0.0;
+  bool equal = true;  // in every bin: finer ones would tell no more
+  int bin = streamed.top;
+#pragma unroll 1
+  for (int few = 2; few <= most; few *= 2) {
+    for (; bin > streamed.top - few; --bin) {
+      const BinContent content = settled_bin(bin);
+      equal &= content.count == 0 || content.equal;
+      inside += content.weight;
+    }
+    if (inside > (1.0 - 1e-7) * totals.weight) {
+      if (equal && !(one_bin && span > 0.0)) return 1.0f;
+      if (span < static_cast<double>(few)) return static_cast<float>((kLossBins - 2) / span);
+      // Half of the finer bins, wherever in its bin the maximum lies.
+      return static_cast<float>(kLossBins / 2) / static_cast<float>(few);
+    }
+  }
+  return 1.0f;
+}
+
+// Which bins are to be listed.
+__device__ __forceinline__ LossLists choose_lists(const StreamedRow& streamed,
+                                                  const BinTotals& totals, double steepness) {
+  const Cut& cut = LossMemory::head()->cut;
+  LossLists lists;
+  lists.heavy_bin = lowest_bin_of(kHeavy, streamed, totals);
+  lists.cut_top = lists.heavy_bin - 1;
+  lists.cut_end = lists.heavy_bin;
+  if (cut.bin == kNoCrossing) return lists;
+  if (cut.bin < lists.heavy_bin) {
+    lists.cut_top = settled_bin(cut.bin).equal ? cut.bin - 1 : cut.bin;
+    lists.cut_end = lists.cut_top + 1;
+  }
+  int low = lowest_bin_of(lightest_behind_cut(totals, steepness), streamed, totals);
+  if (low < cut.last_bin) low = cut.last_bin;
+  if (low >= lists.cut_end) return lists;
+  const uint32_t before = count_from(lists.cut_end, streamed);
+  const uint32_t room = kHeavyCapacity - count_from(lists.heavy_bin, streamed);
+#pragma unroll 1
+  while (low < lists.cut_end) {
+    const int middle = low + (lists.cut_end - low) / 2;
+    if (count_from(middle, streamed) - before <= room) {
+      lists.cut_end = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return lists;
+}
+
+// Leaves in head()->crossing the bin of the cut, if its tokens are neither listed nor equal. Ends
+// with a barrier.
+__device__ __forceinline__ void start_crossing(const StreamedRow& streamed,
+                                               const LossLists& lists) {
+  const Cut& cut = LossMemory::head()->cut;
+  Crossing crossing = {};
+  crossing.bin = kNoCrossing;
+  if (cut.bin != kNoCrossing && !lists.has_bin(cut.bin) && !settled_bin(cut.bin).equal) {
+    crossing.bin = cut.bin;
+    crossing.count = settled_bin(cut.bin).count;
+    crossing.lowest_key = first_key_of_bin(streamed.grid, cut.bin, streamed.max);
+    crossing.highest_key = first_key_of_bin(streamed.grid, cut.bin + 1, streamed.max) - 1;
+    crossing.highest_logit = logit_of_key(crossing.highest_key);
+    crossing.room = cut.room;
+    crossing.edge_count = kUnknownEdge;
+  }
+  keep(LossMemory::head()->crossing, crossing);
 }
 
 // Calls visit(logits) for eight logits of each lane, in every piece that holds a key of at least

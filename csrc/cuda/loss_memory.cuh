@@ -14,11 +14,13 @@ constexpr unsigned kLossBins = 2048;
 // Natural logarithms that the bins span below the maximum: of 2^20 tokens below, all together weigh
 // less than 0.003 of the first.
 constexpr float kLossWindow = 20.0f;
-// Tokens that are more probable are taken one by one, up to this steepness; beyond it also lighter
-// ones, as many as the list holds.
+// Tokens that are more probable are taken one by one.
 constexpr double kHeavy = 0x1p-11;
-constexpr double kCommonSteepness = 32.0;
 constexpr unsigned kHeavyCapacity = 2048;  // 1 / kHeavy
+// So are, from the cut on, those that decay by more than this from one to the next, until the tail
+// has decayed by e^-kDecays: those are fewer than 800, but for those that share a bin with the cut.
+constexpr double kLightDecay = 0x1p-6;
+constexpr double kDecays = 12.0;
 constexpr unsigned kGatherCapacity = 3074;
 // A piece is what sixteen lanes of a segment hold of one vector: 128 columns in a row.
 constexpr int kLossPieces = 8;
@@ -71,6 +73,13 @@ struct Crossing {
 };
 constexpr uint32_t kUnknownEdge = 0xffffffffu;
 constexpr int kNoCrossing = std::numeric_limits<int>::min();
+
+// Where the running mass passes P and where the tail has decayed, as far as bins tell.
+struct Cut {
+  int bin;       // kNoCrossing: it is in no bin
+  int last_bin;  // of the tail, before it has decayed
+  double room;   // share of the cut's bin that may be head
+};
 
 // What is known of a row before its logits are read.
 struct LossRow {
@@ -155,11 +164,37 @@ struct StreamedRow {
   uint32_t label_rank;
 };
 
-// Of a row read by stream_row(): what is taken one by one.
+// Of a row read by stream_row(): what is taken one by one, in one list by rank. Items of the walk
+// are, in order of rank, its tokens and the bins that it does not have.
 struct LossLists {
-  int heavy_bin;  // the lowest bin whose tokens are listed
+  int heavy_bin;  // the lowest of those whose tokens are listed because they are heavy
+  int cut_top;    // from here on, below the heavy ones, because they are behind the cut,
+  int cut_end;    // down to here; above cut_top where there are none
   uint32_t num_heavy;
-  int label_index;  // of the label in the list; -1: it is lighter
+  uint32_t num_listed;
+  int label_index;  // of the label in the list; -1: it is not in it
+
+  __device__ __forceinline__ bool has_bin(int bin) const {
+    return bin >= heavy_bin || (bin <= cut_top && bin >= cut_end);
+  }
+  __device__ __forceinline__ int num_bins_between() const { return heavy_bin - 1 - cut_top; }
+  // Place in the list; -1: the item is a bin.
+  __device__ __forceinline__ int place(int item) const {
+    if (item < static_cast<int>(num_heavy)) return item;
+    const int behind = item - num_bins_between();
+    const bool listed =
+        behind >= static_cast<int>(num_heavy) && behind < static_cast<int>(num_listed);
+    return listed ? behind : -1;
+  }
+  __device__ __forceinline__ int bin(int item) const {
+    const int between = item - static_cast<int>(num_heavy);
+    if (between < num_bins_between()) return heavy_bin - 1 - between;
+    return cut_end - 1 - (item - num_bins_between() - static_cast<int>(num_listed));
+  }
+  // The last one is the dust, whose bin is the one below the window.
+  __device__ __forceinline__ int num_items(int dust_bin) const {
+    return static_cast<int>(num_listed) + num_bins_between() + (cut_end - dust_bin);
+  }
 };
 
 // The gradient of a row with respect to its logits is, at token k, weight_k (per_h h_k + constant +
@@ -186,7 +221,10 @@ struct LogitFactors {
 struct LogitGradientHead {
   LogitFactors factors;
   float dust;  // share of the tokens that no table has, then their factor; NaN: they have no share
+  // Logits of the tokens that are listed, from the largest one down; and of those behind the cut.
   float lowest_heavy_logit;
+  float highest_cut_logit;
+  float lowest_cut_logit;
   uint32_t num_pushed;
   // Of the heavy tokens in rank order: their shares, then their factors.
   float by_rank[kHeavyCapacity];
@@ -198,8 +236,9 @@ struct LossHead {
   uint32_t scratch32[kMaxWarps];
   float warp_max[2][kMaxWarps];
   Standing label_at;  // of the label, where a walk finds it
+  Cut cut;
   Crossing crossing;
-  uint32_t num_heavy;
+  uint32_t num_listed;
   uint32_t num_gathered;
   uint32_t uncountable;  // tokens that the counting read has no place for
   uint32_t below_range;  // tokens that are too low to be told apart by it

@@ -52,8 +52,9 @@ __device__ __forceinline__ RowStatus read_streamed_row(const Row<Element>& row,
     stream_row(row, known, anchor, fineness);
     if (streamed.status != RowStatus::kValid) return streamed.status;
     totals = settle_bins(known, streamed);
+    find_cut(streamed, totals, start);
     if (anchor > -kInfinity) break;
-    fineness = needed_fineness(known, streamed, totals);
+    fineness = needed_fineness(known, streamed, totals, start.steepness);
     if (fineness == 1.0f && streamed.top <= kFarthestBin) break;
     anchor = streamed.max;
     --most_narrowings;

@@ -11,9 +11,8 @@ __device__ __forceinline__ void list_tokens(const Row<Element>& row, const LossR
                                             const StreamedRow& streamed, const BinTotals& totals,
                                             const SoftTopPWalk& start, int most_narrowings) {
   LossHead* head = LossMemory::head();
-  LossLists lists;
-  lists.heavy_bin = lowest_heavy_bin(streamed, totals, start.steepness);
-  find_crossing(streamed, totals, lists.heavy_bin, start);
+  LossLists lists = choose_lists(streamed, totals, start.steepness);
+  start_crossing(streamed, lists);
   const bool crosses = head->crossing.bin != kNoCrossing;
   if (crosses) {
     const CrossingToken token(head->crossing.highest_logit, known.top_p_temperature, streamed.grid);
@@ -28,39 +27,50 @@ __device__ __forceinline__ void list_tokens(const Row<Element>& row, const LossR
   const bool has_heavy = lists.heavy_bin <= streamed.top;
   const uint32_t heavy_key =
       has_heavy ? first_key_of_bin(streamed.grid, lists.heavy_bin, streamed.max) : 0xffffffffu;
-  const uint32_t lowest_key = gathers ? head->crossing.lowest_key : heavy_key;
-  const uint32_t highest_key = gathers ? head->crossing.highest_key : 0;
+  // Below the heavy ones: the tokens behind the cut for the same list, or those of its bin.
+  const bool has_tail = lists.cut_end <= lists.cut_top;
+  const uint32_t lowest_key = has_tail
+                                  ? first_key_of_bin(streamed.grid, lists.cut_end, streamed.max)
+                              : gathers ? head->crossing.lowest_key
+                                        : heavy_key;
+  const uint32_t highest_key =
+      has_tail  ? first_key_of_bin(streamed.grid, lists.cut_top + 1, streamed.max) - 1
+      : gathers ? head->crossing.highest_key
+                : 0;
   if (gpu::thread_index() == 0) {
-    head->num_heavy = 0;
+    head->num_listed = 0;
     head->num_gathered = 0;
   }
   gpu::block_barrier();
-  if (gathers || has_heavy) {
+  if (gathers || has_heavy || has_tail) {
     for_each_reaching(row, lowest_key, [&](const float* logits) {
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
         const uint32_t key = order_key(logits[i]);
-        if (key >= heavy_key) {
-          push_key(LossMemory::heavy_keys(), &head->num_heavy, kHeavyCapacity, key);
-        } else if (key >= lowest_key && key <= highest_key) {
+        const bool inside = key >= lowest_key && key <= highest_key;
+        if (key >= heavy_key || (inside && has_tail)) {
+          push_key(LossMemory::heavy_keys(), &head->num_listed, kHeavyCapacity, key);
+        } else if (inside) {
           push_key(LossMemory::gathered_keys(), &head->num_gathered, kGatherCapacity, key);
         }
       }
     });
   }
   gpu::block_barrier();
-  lists.num_heavy = head->num_heavy < kHeavyCapacity ? head->num_heavy : kHeavyCapacity;
-  sort_descending(LossMemory::heavy_keys(), lists.num_heavy);
-  lists.label_index = -1;
+  lists.num_listed = head->num_listed < kHeavyCapacity ? head->num_listed : kHeavyCapacity;
+  sort_descending(LossMemory::heavy_keys(), lists.num_listed);
   const uint32_t label_key = order_key(known.label_logit);
+  uint32_t heavy = 0;
   uint32_t above = 0;
-  for (uint32_t i = gpu::thread_index(); i < lists.num_heavy; i += gpu::num_threads()) {
+  for (uint32_t i = gpu::thread_index(); i < lists.num_listed; i += gpu::num_threads()) {
+    heavy += LossMemory::heavy_keys()[i] >= heavy_key;
     above += LossMemory::heavy_keys()[i] > label_key;
   }
+  lists.num_heavy = block_sum(heavy);
   above = block_sum(above);
-  if (label_key >= heavy_key) {
-    lists.label_index = static_cast<int>(above + streamed.label_rank) - 1;
-  }
+  const bool listed =
+      label_key >= heavy_key || (has_tail && label_key >= lowest_key && label_key <= highest_key);
+  lists.label_index = listed ? static_cast<int>(above + streamed.label_rank) - 1 : -1;
   keep(head->lists, lists);
 }
 
@@ -80,7 +90,7 @@ __device__ __forceinline__ void sum_listed(const LossRow& known, const StreamedR
   sums.apart = lists.label_index >= 0;
   const double temperature = static_cast<double>(known.top_p_temperature);
   const int threads = static_cast<int>(gpu::num_threads());
-  for (int i = static_cast<int>(gpu::thread_index()); i < static_cast<int>(lists.num_heavy);
+  for (int i = static_cast<int>(gpu::thread_index()); i < static_cast<int>(lists.num_listed);
        i += threads) {
     const double distance = distance_of_key(LossMemory::heavy_keys()[i], streamed.max, temperature);
     const double weight = exponential(-distance);
@@ -91,6 +101,7 @@ __device__ __forceinline__ void sum_listed(const LossRow& known, const StreamedR
   const int lowest = streamed.top - static_cast<int>(kLossBins);
   for (int bin = lists.heavy_bin - 1 - static_cast<int>(gpu::thread_index()); bin > lowest;
        bin -= threads) {
+    if (lists.has_bin(bin)) continue;
     const BinContent content = settled_bin(bin);
     sums.weight += content.weight;
     sums.moment += content.weight * content.distance;
@@ -160,32 +171,31 @@ __device__ __forceinline__ SoftTopPWalk walk_listed(const SoftTopPWalk& start, c
     }
     item.label_mass = mass < item.group.mass ? mass : item.group.mass;
   };
-  const int num_heavy = static_cast<int>(lists.num_heavy);
-  const int lowest = streamed.top - static_cast<int>(kLossBins);
-  const int num_light = lists.heavy_bin - 1 - lowest;
+  const int dust_bin = streamed.top - static_cast<int>(kLossBins);
   const int label_bin = streamed.grid.bin(known.label_logit);
   const double width = streamed.grid.width(known.top_p_temperature);
   const auto item_of = [&](int index) {
     LossItem item;
-    if (index < num_heavy) {
+    const int place = lists.place(index);
+    if (place >= 0) {
       const double distance =
-          distance_of_key(LossMemory::heavy_keys()[index], streamed.max, temperature);
+          distance_of_key(LossMemory::heavy_keys()[place], streamed.max, temperature);
       const double probability = exponential(-distance) * inverse;
       item.count = 1;
       item.group = {probability, mean - distance, probability};
-      item.label_rank = index == lists.label_index;
+      item.label_rank = place == lists.label_index;
       return item;
     }
-    if (index == num_heavy + num_light) {
+    const int bin = lists.bin(index);
+    if (bin == dust_bin) {
       item.equal = false;
       item.count = streamed.dust > 0.0;
       if (item.count != 0) {
         item.group = {streamed.dust * inverse, mean - streamed.dust_moment / streamed.dust, 0.0};
-        if (label_bin <= lowest) hold_label(item);
+        if (label_bin <= dust_bin) hold_label(item);
       }
       return item;
     }
-    const int bin = lists.heavy_bin - 1 - (index - num_heavy);
     const BinContent content = settled_bin(bin);
     if (content.count == 0) return item;
     item.count = content.count;
@@ -206,7 +216,7 @@ __device__ __forceinline__ SoftTopPWalk walk_listed(const SoftTopPWalk& start, c
     }
     return item;
   };
-  return walk_items(num_heavy + num_light + 1, start, item_of, items);
+  return walk_items(lists.num_items(dust_bin), start, item_of, items);
 }
 
 // Fills in the sums at the temperature of the temperature loss. By one thread.

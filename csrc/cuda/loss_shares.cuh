@@ -44,8 +44,7 @@ class ShareItems {
     rank_before_ += count_total;
     if (item.count == 0) return;
     if (table_.is_heavy(index, item, rank)) {
-      table_.keep_heavy(index, rank);
-      keep_ties(item, walk, tail, rank);
+      keep_ties(item, walk, tail, table_.keep_heavy(index, rank));
     } else {
       table_.keep_light(index, static_cast<float>(mean_share(item.group, walk, tail)));
     }
@@ -64,7 +63,7 @@ class ShareItems {
 
   // In the order of their rank, which is that of their columns.
   __device__ __forceinline__ void keep_ties(const LossItem& item, const SoftTopPWalk& walk,
-                                            double tail, uint32_t rank) {
+                                            double tail, uint32_t place) {
     const double a = walk.steepness;
     const double probability = item.group.probability;
     const uint32_t num_head = static_cast<uint32_t>(rint(walk.head / probability));
@@ -80,7 +79,7 @@ class ShareItems {
         tail += kept;
         decay *= step;
       }
-      by_rank_[rank + i] = static_cast<float>(share);
+      by_rank_[place + i] = static_cast<float>(share);
     }
   }
 

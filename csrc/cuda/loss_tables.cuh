@@ -19,36 +19,46 @@ struct BinTable {
   }
 
   __device__ __forceinline__ bool is_heavy(int index, const LossItem&, uint32_t) const {
-    return index < static_cast<int>(lists.num_heavy);
+    return lists.place(index) >= 0;
   }
-  __device__ __forceinline__ void keep_heavy(int, uint32_t) const {}
+  // Where its shares belong.
+  __device__ __forceinline__ uint32_t keep_heavy(int index, uint32_t) const {
+    return static_cast<uint32_t>(lists.place(index));
+  }
   __device__ __forceinline__ void keep_light(int index, float share) const {
-    const int bin = lists.heavy_bin - 1 - (index - static_cast<int>(lists.num_heavy));
+    const int bin = lists.bin(index);
     (bin > lowest_bin() ? at(bin) : gradient->dust) = share;
   }
 
   __device__ __forceinline__ uint32_t finish(const LogitFactors& factors) const {
     for (int bin = lists.heavy_bin - 1 - static_cast<int>(gpu::thread_index()); bin > lowest_bin();
          bin -= static_cast<int>(gpu::num_threads())) {
-      if (LossMemory::bins()->count[slot_of(bin)] == 0) continue;
+      if (lists.has_bin(bin) || LossMemory::bins()->count[slot_of(bin)] == 0) continue;
       at(bin) = factors.of_h(static_cast<double>(at(bin)) - factors.tail);
     }
-    if (lists.num_heavy != 0 && gpu::thread_index() == 0) {
-      gradient->lowest_heavy_logit = logit_of_key(LossMemory::heavy_keys()[lists.num_heavy - 1]);
+    if (gpu::thread_index() == 0) {
+      const uint32_t* keys = LossMemory::heavy_keys();
+      if (lists.num_heavy != 0) {
+        gradient->lowest_heavy_logit = logit_of_key(keys[lists.num_heavy - 1]);
+      }
+      if (lists.num_listed > lists.num_heavy) {
+        gradient->highest_cut_logit = logit_of_key(keys[lists.num_heavy]);
+        gradient->lowest_cut_logit = logit_of_key(keys[lists.num_listed - 1]);
+      }
     }
-    return lists.num_heavy;
+    return lists.num_listed;
   }
 
   __device__ __forceinline__ float factor(float logit) const {
     const int bin = streamed.grid.bin(logit);
     return bin > lowest_bin() ? at(bin) : gradient->dust;
   }
-  // How many tokens have a larger logit than this heavy one.
+  // How many listed tokens have a larger logit than this listed one.
   __device__ __forceinline__ uint32_t first_rank(float logit) const {
     const uint32_t* keys = LossMemory::heavy_keys();
     const uint32_t key = order_key(logit);
     uint32_t low = 0;
-    uint32_t high = lists.num_heavy;
+    uint32_t high = lists.num_listed;
     while (low < high) {
       const uint32_t middle = (low + high) / 2;
       if (keys[middle] > key) {
@@ -77,9 +87,9 @@ struct ValueTable {
   __device__ __forceinline__ ValueTable(int values, const LossSums& sums, double label_weight,
                                         double steepness, LogitGradientHead* head)
       : num_values(values), gradient(head) {
-    // As in the other way, the steeper the edge, the lighter; the list takes no more than it holds.
-    double heavy = kHeavy;
-    if (steepness > kCommonSteepness) heavy *= kCommonSteepness / steepness;
+    // The steeper the edge, the lighter; the list takes no more than it holds.
+    double heavy = kLightDecay / steepness;
+    if (heavy > kHeavy) heavy = kHeavy;
     if (heavy < 0x1p-30) heavy = 0x1p-30;
     const double total = sums.weight + label_weight;
     lowest_lambda = sums.moment / total + logarithm(heavy * total);
@@ -92,10 +102,11 @@ struct ValueTable {
   __device__ __forceinline__ bool is_heavy(int, const LossItem& item, uint32_t rank) const {
     return item.group.lambda >= lowest_lambda && rank + item.count <= kHeavyCapacity;
   }
-  __device__ __forceinline__ void keep_heavy(int index, uint32_t rank) {
+  __device__ __forceinline__ uint32_t keep_heavy(int index, uint32_t rank) {
     num_heavy += at(index);
     ++num_heavy_values;
     at(index) = rank;
+    return rank;
   }
   __device__ __forceinline__ void keep_light(int index, float share) const {
     at(index) = std::bit_cast<uint32_t>(share);
