@@ -20,12 +20,6 @@ __device__ __forceinline__ uint32_t slot_of(int bin) {
   return static_cast<uint32_t>(bin) % kLossBins;
 }
 
-// The largest logit, among the bins.
-struct TopPlace {
-  int bin;
-  double place;
-};
-
 // The tokens of a bin, relative to the largest logit.
 struct BinContent {
   uint32_t count;

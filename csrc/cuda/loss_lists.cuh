@@ -21,21 +21,15 @@ __device__ __forceinline__ uint32_t first_key_of_bin(const BinGrid& grid, int bi
   return low;
 }
 
-// Totals of the bins and the dust; the same in every thread.
-struct BinTotals {
-  TopPlace top;
-  double width;  // of a bin, in units of (max - l) / T
-  double weight;
-  double spread;  // of the tokens in bins: standard deviation, in bins
-};
-
 constexpr uint32_t kEqualTokens = 1u << 31;  // beside the count of a settled bin
 
 // Replaces what has been counted of every bin by what it means, relative to the maximum: weight and
 // distance, in the words of the positions and squares. Double arithmetic is slow on many GPUs, and
-// this is asked for several times.
-__device__ __forceinline__ BinTotals settle_bins(const LossRow& known,
-                                                 const StreamedRow& streamed) {
+// this is asked for several times. Leaves head()->totals.
+__device__ AUTODECO_CALLED void settle_bins() {
+  gpu::promise_num_threads<kLossThreads>();
+  const LossRow& known = LossMemory::head()->known;
+  const StreamedRow& streamed = LossMemory::head()->streamed;
   LossBins& bins = *LossMemory::bins();
   BinTotals totals;
   totals.top = {streamed.top, streamed.grid.exact_place(streamed.max)};
@@ -73,7 +67,7 @@ __device__ __forceinline__ BinTotals settle_bins(const LossRow& known,
   const double variance = block_sum(square) / weight - mean * mean;
   totals.weight = weight + streamed.dust;
   totals.spread = variance > 0.0 ? sqrt(variance) : 0.0;
-  return totals;
+  keep(LossMemory::head()->totals, totals);
 }
 
 __device__ __forceinline__ BinContent settled_bin(int bin) {
@@ -111,9 +105,11 @@ __device__ __forceinline__ uint32_t count_from(int bin, const StreamedRow& strea
 }
 
 // Leaves head()->cut. Ends with a barrier.
-__device__ __forceinline__ void find_cut(const StreamedRow& streamed, const BinTotals& totals,
-                                         const SoftTopPWalk& start) {
+__device__ AUTODECO_CALLED void find_cut(double steepness, double top_p) {
+  gpu::promise_num_threads<kLossThreads>();
   LossHead* head = LossMemory::head();
+  const StreamedRow& streamed = head->streamed;
+  const BinTotals& totals = head->totals;
   const int lowest = streamed.top - static_cast<int>(kLossBins) + 1;
   if (gpu::thread_index() == 0) head->cut = {kNoCrossing, lowest, 0.0};
   const int share = static_cast<int>(kLossBins / gpu::num_threads());
@@ -123,18 +119,16 @@ __device__ __forceinline__ void find_cut(const StreamedRow& streamed, const BinT
   for (int bin = first; bin > first - share; --bin) weight += settled_bin(bin).weight;
   double total;
   double before = block_inclusive_sum(weight, head->scratch_double, &total) - weight;
-  const double decayed = start.top_p + kDecays / start.steepness;
+  const double decayed = top_p + kDecays / steepness;
 #pragma unroll 1
   for (int bin = first; bin > first - share; --bin) {
-    SoftTopPWalk walk = start;
-    walk.remaining = 1.0 - before / totals.weight;
+    const double passed = before / totals.weight;
     const double bin_weight = settled_bin(bin).weight;
     before += bin_weight;
     const double mass = bin_weight / totals.weight;
-    const double passed = walk.passed();
-    if (passed <= walk.top_p && passed + mass > walk.top_p) {
+    if (passed <= top_p && passed + mass > top_p) {
       head->cut.bin = bin;
-      head->cut.room = walk.room() / mass;
+      head->cut.room = (top_p - passed) / mass;
     }
     if (passed <= decayed && passed + mass > decayed) head->cut.last_bin = bin;
   }
@@ -154,8 +148,10 @@ __device__ __forceinline__ double lightest_behind_cut(const BinTotals& totals, d
 // lies in a few of them, so that tokens of one bin differ by as much as tokens of the row; or in
 // not so few, where the cut's has more tokens than are listed. Where nothing lies below those bins,
 // just so much finer that the row still fits.
-__device__ __forceinline__ float needed_fineness(const LossRow& known, const StreamedRow& streamed,
-                                                 const BinTotals& totals, double steepness) {
+__device__ AUTODECO_CALLED float needed_fineness(double steepness) {
+  const LossRow& known = LossMemory::head()->known;
+  const StreamedRow& streamed = LossMemory::head()->streamed;
+  const BinTotals& totals = LossMemory::head()->totals;
   if (totals.weight * kHeavy < 0.9) return 1.0f;
   const Cut& cut = LossMemory::head()->cut;
   const bool lists_cut =
@@ -187,9 +183,10 @@ __device__ __forceinline__ float needed_fineness(const LossRow& known, const Str
 }
 
 // Which bins are to be listed.
-__device__ __forceinline__ LossLists choose_lists(const StreamedRow& streamed,
-                                                  const BinTotals& totals, double steepness) {
+__device__ __forceinline__ LossLists choose_lists(double steepness) {
   const Cut& cut = LossMemory::head()->cut;
+  const StreamedRow& streamed = LossMemory::head()->streamed;
+  const BinTotals& totals = LossMemory::head()->totals;
   LossLists lists;
   lists.heavy_bin = lowest_bin_of(kHeavy, streamed, totals);
   lists.cut_top = lists.heavy_bin - 1;
@@ -216,11 +213,13 @@ __device__ __forceinline__ LossLists choose_lists(const StreamedRow& streamed,
   return lists;
 }
 
-// Leaves in head()->crossing the bin of the cut, if its tokens are neither listed nor equal. Ends
-// with a barrier.
-__device__ __forceinline__ void start_crossing(const StreamedRow& streamed,
-                                               const LossLists& lists) {
+// What is to be read once more. Leaves head()->lists, and in head()->crossing the bin of the cut,
+// if its tokens are neither listed nor equal.
+__device__ AUTODECO_CALLED void plan_lists(double steepness) {
+  gpu::promise_num_threads<kLossThreads>();
   const Cut& cut = LossMemory::head()->cut;
+  const StreamedRow& streamed = LossMemory::head()->streamed;
+  const LossLists lists = choose_lists(steepness);
   Crossing crossing = {};
   crossing.bin = kNoCrossing;
   if (cut.bin != kNoCrossing && !lists.has_bin(cut.bin) && !settled_bin(cut.bin).equal) {
@@ -232,6 +231,7 @@ __device__ __forceinline__ void start_crossing(const StreamedRow& streamed,
     crossing.room = cut.room;
     crossing.edge_count = kUnknownEdge;
   }
+  if (gpu::thread_index() == 0) LossMemory::head()->lists = lists;
   keep(LossMemory::head()->crossing, crossing);
 }
 
@@ -264,7 +264,8 @@ __device__ __forceinline__ void push_key(uint32_t* list, uint32_t* size, uint32_
 }
 
 // The highest first. The list has room for a power of two. Ends with a barrier.
-__device__ __forceinline__ void sort_descending(uint32_t* keys, uint32_t count) {
+__device__ AUTODECO_CALLED void sort_descending(uint32_t* keys, uint32_t count) {
+  gpu::promise_num_threads<kLossThreads>();
   uint32_t size = 1;
   while (size < count) size *= 2;
   for (uint32_t i = count + gpu::thread_index(); i < size; i += gpu::num_threads()) keys[i] = 0;

@@ -164,6 +164,20 @@ struct StreamedRow {
   uint32_t label_rank;
 };
 
+// The largest logit, among the bins.
+struct TopPlace {
+  int bin;
+  double place;
+};
+
+// Sums over the bins and the dust.
+struct BinTotals {
+  TopPlace top;
+  double width;  // of a bin, in units of (max - l) / T
+  double weight;
+  double spread;  // of the tokens in bins: standard deviation, in bins
+};
+
 // Of a row read by stream_row(): what is taken one by one, in one list by rank. Items of the walk
 // are, in order of rank, its tokens and the bins that it does not have.
 struct LossLists {
@@ -221,13 +235,20 @@ struct LogitFactors {
 struct LogitGradientHead {
   LogitFactors factors;
   float dust;  // share of the tokens that no table has, then their factor; NaN: they have no share
-  // Logits of the tokens that are listed, from the largest one down; and of those behind the cut.
+  // Logits of the tokens that are listed: the heavy ones, and those behind the cut.
   float lowest_heavy_logit;
   float highest_cut_logit;
   float lowest_cut_logit;
   uint32_t num_pushed;
   // Of the heavy tokens in rank order: their shares, then their factors.
   float by_rank[kHeavyCapacity];
+
+  __device__ __forceinline__ float lowest_listed_logit() const {
+    return lowest_cut_logit < lowest_heavy_logit ? lowest_cut_logit : lowest_heavy_logit;
+  }
+  __device__ __forceinline__ bool is_listed(float logit) const {
+    return logit >= lowest_heavy_logit || (logit >= lowest_cut_logit && logit <= highest_cut_logit);
+  }
 };
 
 struct LossHead {
@@ -244,6 +265,7 @@ struct LossHead {
   uint32_t below_range;  // tokens that are too low to be told apart by it
   LossRow known;
   StreamedRow streamed;
+  BinTotals totals;
   LossLists lists;
   LossSums sums;
 };

@@ -46,21 +46,21 @@ __device__ __forceinline__ RowStatus read_streamed_row(const Row<Element>& row,
   float fineness = 1.0f;
   // So that a row is read four times at most: a bfloat16 row was read once for its counts.
   int most_narrowings = std::is_same_v<Element, BFloat16> ? 1 : 2;
-  BinTotals totals;
 #pragma unroll 1
   for (;;) {
     stream_row(row, known, anchor, fineness);
     if (streamed.status != RowStatus::kValid) return streamed.status;
-    totals = settle_bins(known, streamed);
-    find_cut(streamed, totals, start);
+    settle_bins();
+    find_cut(start.steepness, start.top_p);
     if (anchor > -kInfinity) break;
-    fineness = needed_fineness(known, streamed, totals, start.steepness);
+    fineness = needed_fineness(start.steepness);
     if (fineness == 1.0f && streamed.top <= kFarthestBin) break;
     anchor = streamed.max;
     --most_narrowings;
     gpu::block_barrier();  // the bins have been read
   }
-  list_tokens(row, known, streamed, totals, start, most_narrowings);
+  plan_lists(start.steepness);
+  list_tokens(row, known, streamed, most_narrowings);
   sum_listed(known, streamed, head->lists);
   split_crossing(known, streamed.grid, start.exclusive);
   if (gpu::thread_index() == 0) sum_other(known, streamed, head->sums);

@@ -8,11 +8,9 @@ namespace autodeco::cuda {
 // The reads after the first, and what they are for. Leaves head()->lists.
 template <typename Element>
 __device__ __forceinline__ void list_tokens(const Row<Element>& row, const LossRow& known,
-                                            const StreamedRow& streamed, const BinTotals& totals,
-                                            const SoftTopPWalk& start, int most_narrowings) {
+                                            const StreamedRow& streamed, int most_narrowings) {
   LossHead* head = LossMemory::head();
-  LossLists lists = choose_lists(streamed, totals, start.steepness);
-  start_crossing(streamed, lists);
+  LossLists lists = head->lists;
   const bool crosses = head->crossing.bin != kNoCrossing;
   if (crosses) {
     const CrossingToken token(head->crossing.highest_logit, known.top_p_temperature, streamed.grid);
@@ -187,11 +185,15 @@ __device__ __forceinline__ SoftTopPWalk walk_listed(const SoftTopPWalk& start, c
       return item;
     }
     const int bin = lists.bin(index);
+    const Cut& cut = head->cut;
+    // The sums of the walk are rounded otherwise than those that found the cut.
+    if (cut.bin != kNoCrossing && bin != cut.bin) item.label_side = side_if(bin > cut.bin);
     if (bin == dust_bin) {
       item.equal = false;
       item.count = streamed.dust > 0.0;
       if (item.count != 0) {
         item.group = {streamed.dust * inverse, mean - streamed.dust_moment / streamed.dust, 0.0};
+        if (item.label_side != CutSide::kUnknown) item.head_share = 0.0;
         if (label_bin <= dust_bin) hold_label(item);
       }
       return item;
@@ -203,7 +205,10 @@ __device__ __forceinline__ SoftTopPWalk walk_listed(const SoftTopPWalk& start, c
     const double mass = content.weight * inverse;
     item.group = {mass, mean - content.distance, mass / content.count};
     if (bin == label_bin) hold_label(item);
-    if (bin == head->crossing.bin && head->crossing.bin_mass != 0) {
+    if (item.label_side != CutSide::kUnknown) {
+      item.head_share = bin > cut.bin;
+      item.head_lambda = item.group.lambda;
+    } else if (bin == head->crossing.bin && head->crossing.bin_mass != 0) {
       const Crossing& crossing = head->crossing;
       const double head_mass = static_cast<double>(crossing.head_mass);
       item.head_share = head_mass / static_cast<double>(crossing.bin_mass);

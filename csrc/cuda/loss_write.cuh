@@ -85,9 +85,7 @@ __device__ __forceinline__ void write_gradient(const Row<Element>& row, const Lo
                                                float max, const Table& table,
                                                LogitGradientHead* gradient, Element* output) {
   const TokenGradient token(known, max, gradient->factors);
-  const float lowest_heavy_logit = gradient->lowest_heavy_logit;
-  const float highest_cut_logit = gradient->highest_cut_logit;
-  const float lowest_cut_logit = gradient->lowest_cut_logit;
+  const float lowest_listed_logit = gradient->lowest_listed_logit();
   const bool aligned = takes_vectors(output);
   double others = 0.0;  // than the label
   for (int segment = static_cast<int>(gpu::warp_index()); segment < row.num_segments;
@@ -104,8 +102,7 @@ __device__ __forceinline__ void write_gradient(const Row<Element>& row, const Lo
         const float logit = logits[v * kVector + i];
         const int column = begin + i;
         values[i] = 0.0f;
-        if (logit >= lowest_heavy_logit ||
-            (logit <= highest_cut_logit && logit >= lowest_cut_logit)) {
+        if (logit >= lowest_listed_logit && gradient->is_listed(logit)) {
           push_key(LossMemory::gathered_keys(), &gradient->num_pushed, kHeavyCapacity,
                    heavy_word(table.first_rank(logit), column));
         } else if (logit > -kInfinity && column != token.label) {
