@@ -161,7 +161,9 @@ __device__ AUTODECO_CALLED float needed_fineness(double steepness) {
   const int most = dense ? static_cast<int>(kLossBins / 4) : kFewBins;
   const double span = (static_cast<double>(streamed.max) - static_cast<double>(streamed.lowest)) /
                       static_cast<double>(known.top_p_temperature) / totals.width;
-  const bool one_bin = streamed.grid.bin(streamed.lowest) == streamed.top;
+  // Logits that differ by less than 2^-100 are taken for equal: their quarters may be subnormal.
+  const bool one_bin = streamed.grid.bin(streamed.lowest) == streamed.top &&
+                       streamed.max - streamed.lowest > 0x1p-100f;
   double inside = 0.0;
   bool equal = true;  // in every bin: finer ones would tell no more
   int bin = streamed.top;
@@ -173,7 +175,7 @@ __device__ AUTODECO_CALLED float needed_fineness(double steepness) {
       inside += content.weight;
     }
     if (inside > (1.0 - 1e-7) * totals.weight) {
-      if (equal && !(one_bin && span > 0.0)) return 1.0f;
+      if (equal && !one_bin) return 1.0f;
       if (span < static_cast<double>(few)) return static_cast<float>((kLossBins - 2) / span);
       // Half of the finer bins, wherever in its bin the maximum lies.
       return static_cast<float>(kLossBins / 2) / static_cast<float>(few);

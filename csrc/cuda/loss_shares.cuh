@@ -19,7 +19,6 @@ class ShareItems {
   __device__ __forceinline__ void add(SoftTopPWalk& walk, const LossItem& item) {
     const TokenGroup& group = item.group;
     passed_ = walk.passed();
-    holds_label_ = false;
     if (item.equal && item.count == 1) {
       if (item.label_rank != 0 || item.label_mass >= 0.0) {
         LossMemory::head()->label_at = walk.standing(group.probability, group.lambda);
@@ -28,11 +27,7 @@ class ShareItems {
       kept_mass_ = walk.exclusive ? 0.0 : walk.tail * group.probability;
     } else {
       const HeadPart part = head_of(walk, item);
-      holds_label_ = item.label_rank != 0 || item.label_mass >= 0.0;
-      if (holds_label_) {
-        note_label(walk, item, part);
-        note_tail_before_label(walk, group, part);
-      }
+      if (item.label_rank != 0 || item.label_mass >= 0.0) note_label(walk, item, part);
       kept_mass_ = walk.add(group, part).kept_mass;
     }
   }
@@ -63,28 +58,7 @@ class ShareItems {
     if (!(group.mass > 0.0)) return walk.decay(passed_) + a * tail;
     const double tail_mass = group.mass - walk.head;
     const double pulled = tail_mass * (tail + walk.tail) - kept_mass_;
-    const double shared = walk.head + walk.tail + a * pulled;
-    const double others = group.mass - group.probability;
-    if (!holds_label_ || !(others > 0.5 * group.probability)) return shared / group.mass;
-    // The label gets what makes the sum zero, so its own share must not be among the others'.
-    const double label_mass = LossMemory::head()->label_at.mass;
-    const double decay = walk.decay(label_mass);
-    const bool counts_itself = walk.exclusive && label_mass > walk.top_p;
-    const double own = counts_itself ? group.probability * decay : 0.0;
-    const double of_label = decay + a * (tail + tail_before_label_ + own);
-    return (shared - group.probability * of_label) / others;
-  }
-
-  // What those of the group's tokens keep in the tail that rank before the label.
-  __device__ __forceinline__ void note_tail_before_label(SoftTopPWalk walk, const TokenGroup& group,
-                                                         const HeadPart& part) {
-    const double upto = LossMemory::head()->label_at.mass - passed_;
-    const double mass = walk.exclusive ? upto : upto - group.probability;
-    tail_before_label_ = 0.0;
-    if (!(mass > part.mass)) return;
-    const double tail_begin = walk.tail;
-    walk.add({mass, group.lambda, group.probability}, part);
-    tail_before_label_ = walk.tail - tail_begin;
+    return (walk.head + walk.tail + a * pulled) / group.mass;
   }
 
   // In the order of their rank, which is that of their columns.
@@ -113,8 +87,6 @@ class ShareItems {
   float* by_rank_;
   double passed_ = 0.0;     // before the item
   double kept_mass_ = 0.0;  // GroupShare of the item
-  bool holds_label_ = false;
-  double tail_before_label_ = 0.0;  // of the item
   double tail_before_ = 0.0;
   uint32_t rank_before_ = 0;
 };

@@ -20,7 +20,7 @@ constexpr float kTopPs[] = {1e-3f,           0.1f, 0.5f, 0.9f, 0.999f, 0.9994507
 constexpr double kSteepness[] = {1e-100, 1.0, 30.0, 30.0, 50.0, 300.0, 10000.0};
 constexpr double kCutSlack = 2e-7;
 
-// Where kernels.md says that more is missed.
+// Regimes of their own in the table.
 const char* const kSteep = "steepness 10000";
 const char* const kHairline = "all logits within 0.004 T";
 
@@ -56,8 +56,8 @@ std::string regime_of(const char* family, const std::vector<float>& row, const L
     high = std::max(high, logit);
   }
   const double span = static_cast<double>(high) - static_cast<double>(low);
-  if (span > 0.0 && span < 0.004 * inputs.temperature[0]) return kHairline;
-  return inputs.options.steepness > 300.0 ? kSteep : family;
+  if (inputs.options.steepness > 300.0) return kSteep;
+  return span > 0.0 && span < 0.004 * inputs.temperature[0] ? kHairline : family;
 }
 
 template <typename Element>
@@ -93,9 +93,7 @@ using Limits = std::array<double, LossShares::kResults>;
 
 Limits limits_of(const std::string& regime) {
   constexpr double kShown = 1e12;  // neither infinite nor NaN
-  if (regime == kSteep) return {1.0, kShown, 1.0, kShown, kShown, kShown};
-  if (regime == kHairline) return {1.0, 1.0, kShown, kShown, kShown, kShown};
-  return {1.0, 1.0, 1.0, 1.0, 1.0, 1.0};
+  return {1.0, 1.0, 1.0, 1.0, 1.0, regime == kSteep ? kShown : 1.0};
 }
 
 void report(const std::string& regime, const char* what, const LossShares& shares) {
