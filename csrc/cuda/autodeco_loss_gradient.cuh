@@ -58,6 +58,7 @@ __device__ __forceinline__ void find_factors(const AutodecoLossGradientArguments
   const LossHead* head = LossMemory::head();
   if (gpu::thread_index() == 0) {
     gradient->dust = kNaN;
+    gradient->label.item = -1;
     gradient->lowest_heavy_logit = kInfinity;
     gradient->highest_cut_logit = -kInfinity;
     gradient->lowest_cut_logit = kInfinity;
@@ -66,6 +67,7 @@ __device__ __forceinline__ void find_factors(const AutodecoLossGradientArguments
   ShareItems<Table> items(table, gradient->by_rank);
   const SoftTopPWalk walked = walk(items);
   if (gpu::thread_index() == 0) {
+    items.leave_label_out(walked);
     gradient->factors = logit_factors(arguments, row_index, head->known, head->sums, walked);
   }
   gpu::block_barrier();

@@ -212,6 +212,8 @@ __device__ __forceinline__ LossLists choose_lists(double steepness) {
       low = middle + 1;
     }
   }
+  // Empty bins are no reason to read the row.
+  if (count_from(lists.cut_end, streamed) == before) lists.cut_end = lists.cut_top + 1;
   return lists;
 }
 

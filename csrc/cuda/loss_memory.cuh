@@ -231,9 +231,19 @@ struct LogitFactors {
   __device__ __forceinline__ float of_h(double h) const { return bounded(per_h * h + constant); }
 };
 
+// The label among tokens that share the mean of their shares.
+struct LabelAmongOthers {
+  int item;  // -1: it is heavy
+  double mass;
+  double probability;
+  double tail;   // sum of u before the item
+  double first;  // the mass that its tail begins behind
+};
+
 // Of the gradient's kernel alone.
 struct LogitGradientHead {
   LogitFactors factors;
+  LabelAmongOthers label;
   float dust;  // share of the tokens that no table has, then their factor; NaN: they have no share
   // Logits of the tokens that are listed: the heavy ones, and those behind the cut.
   float lowest_heavy_logit;

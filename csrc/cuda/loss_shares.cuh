@@ -19,6 +19,7 @@ class ShareItems {
   __device__ __forceinline__ void add(SoftTopPWalk& walk, const LossItem& item) {
     const TokenGroup& group = item.group;
     passed_ = walk.passed();
+    holds_label_ = false;
     if (item.equal && item.count == 1) {
       if (item.label_rank != 0 || item.label_mass >= 0.0) {
         LossMemory::head()->label_at = walk.standing(group.probability, group.lambda);
@@ -27,7 +28,11 @@ class ShareItems {
       kept_mass_ = walk.exclusive ? 0.0 : walk.tail * group.probability;
     } else {
       const HeadPart part = head_of(walk, item);
-      if (item.label_rank != 0 || item.label_mass >= 0.0) note_label(walk, item, part);
+      holds_label_ = item.label_rank != 0 || item.label_mass >= 0.0;
+      if (holds_label_) {
+        note_label(walk, item, part);
+        table_.gradient->label.first = passed_ + part.mass;
+      }
       kept_mass_ = walk.add(group, part).kept_mass;
     }
   }
@@ -47,7 +52,30 @@ class ShareItems {
       keep_ties(item, walk, tail, table_.keep_heavy(index, rank));
     } else {
       table_.keep_light(index, static_cast<float>(mean_share(item.group, walk, tail)));
+      if (holds_label_) keep_label(index, item.group, tail);
     }
+  }
+
+  // The label gets what makes the sum zero, so its own share must not be among the others'. By one
+  // thread, after the walk.
+  __device__ __forceinline__ void leave_label_out(const SoftTopPWalk& walk) {
+    const LabelAmongOthers& label = table_.gradient->label;
+    if (label.item < 0) return;
+    const double a = walk.steepness;
+    const double mass = LossMemory::head()->label_at.mass;
+    const double decay = walk.decay(mass);
+    double before = label.tail;  // sum of u that counts for the label
+    if (mass > walk.top_p) {
+      const double shared = slice_factor(a * label.probability) / a;
+      const double left = walk.exclusive ? decay : walk.decay(mass - label.probability);
+      before +=
+          (walk.exclusive ? shared + label.probability : shared) * (walk.decay(label.first) - left);
+      if (walk.exclusive) before += label.probability * decay;
+    }
+    const double own = label.probability * (decay + a * before);
+    const double all = static_cast<double>(table_.light_share(label.item)) * label.mass;
+    table_.keep_light(label.item,
+                      static_cast<float>((all - own) / (label.mass - label.probability)));
   }
 
  private:
@@ -59,6 +87,14 @@ class ShareItems {
     const double tail_mass = group.mass - walk.head;
     const double pulled = tail_mass * (tail + walk.tail) - kept_mass_;
     return (walk.head + walk.tail + a * pulled) / group.mass;
+  }
+
+  __device__ __forceinline__ void keep_label(int index, const TokenGroup& group, double tail) {
+    LabelAmongOthers& label = table_.gradient->label;
+    label.item = index;
+    label.mass = group.mass;
+    label.probability = group.probability;
+    label.tail = tail;
   }
 
   // In the order of their rank, which is that of their columns.
@@ -87,6 +123,7 @@ class ShareItems {
   float* by_rank_;
   double passed_ = 0.0;     // before the item
   double kept_mass_ = 0.0;  // GroupShare of the item
+  bool holds_label_ = false;
   double tail_before_ = 0.0;
   uint32_t rank_before_ = 0;
 };

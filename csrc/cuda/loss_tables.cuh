@@ -29,6 +29,10 @@ struct BinTable {
     const int bin = lists.bin(index);
     (bin > lowest_bin() ? at(bin) : gradient->dust) = share;
   }
+  __device__ __forceinline__ float light_share(int index) const {
+    const int bin = lists.bin(index);
+    return bin > lowest_bin() ? at(bin) : gradient->dust;
+  }
 
   __device__ __forceinline__ uint32_t finish(const LogitFactors& factors) const {
     for (int bin = lists.heavy_bin - 1 - static_cast<int>(gpu::thread_index()); bin > lowest_bin();
@@ -110,6 +114,9 @@ struct ValueTable {
   }
   __device__ __forceinline__ void keep_light(int index, float share) const {
     at(index) = std::bit_cast<uint32_t>(share);
+  }
+  __device__ __forceinline__ float light_share(int index) const {
+    return std::bit_cast<float>(at(index));
   }
 
   __device__ __forceinline__ uint32_t finish(const LogitFactors& factors) const {
