@@ -1,9 +1,9 @@
-"""Calls the CPU kernels without torch's dispatcher where nobody could tell the difference.
+"""Calls the CPU sampler without torch's dispatcher where nobody could tell the difference.
 
 The dispatcher and 17 arguments take longer than the draw from a small row. This file decides
-whether anything but the result is wanted of the call; csrc/python/direct_sample.cpp and
-direct_loss.cpp decide whether the arguments are plain tensors and valid values. If either says no,
-the registered op does the work.
+whether anything but the result is wanted of the call; csrc/python/direct_sample.cpp decides
+whether the arguments are plain tensors and valid values. If either says no, the registered op does
+the work.
 """
 
 from __future__ import annotations
@@ -58,38 +58,3 @@ def sample_directly(
         logits, temperature, top_p, top_k, min_p, valid_vocab, seed, offset, tokens
     )
     return tokens if written else None
-
-
-REDUCTIONS = ("mean", "sum", "none")  # as in direct_loss.cpp
-
-
-def losses_directly(
-    rows: tuple[torch.Tensor | None, ...], options: tuple[float, ...], reduction: str
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] | None:
-    """loss, temperature_loss, top_p_loss, reduced, and three gradients a row; or None.
-
-    The gradients, `[3, ...]`, are of temperature_loss for T, and of top_p_loss for T and P.
-    """
-    if not rows[0].is_cpu or not _only_the_result_is_wanted():
-        return None
-    temperature = rows[1]
-    if reduction == "none":
-        losses = [torch.empty_like(temperature) for _ in range(3)]
-    else:
-        losses = [torch.empty((), dtype=torch.float32) for _ in range(3)]
-    gradients = torch.empty((3, *temperature.shape), dtype=torch.float32)
-    written = _extension.losses_directly(
-        *rows, *options, REDUCTIONS.index(reduction), *losses, gradients
-    )
-    return (*losses, gradients) if written else None
-
-
-def loss_gradients_directly(
-    temperature: torch.Tensor, gradients: torch.Tensor, given: tuple[torch.Tensor | None, ...]
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Gradients for T and P, of the derivatives of what losses_directly returned; or None."""
-    if not _only_the_result_is_wanted():
-        return None
-    of_temperature, of_top_p = torch.empty_like(temperature), torch.empty_like(temperature)
-    written = _extension.loss_gradients_directly(gradients, *given, of_temperature, of_top_p)
-    return (of_temperature, of_top_p) if written else None

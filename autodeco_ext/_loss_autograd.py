@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from autodeco_ext import _registration  # noqa: F401  (registers the ops and their fakes)
-from autodeco_ext._arguments import call, errors_named
-from autodeco_ext._direct import loss_gradients_directly, losses_directly
+from autodeco_ext._arguments import call
 from autodeco_ext.reference import AutoDecoLoss
 
 _ops = torch.ops.autodeco_ext
@@ -56,14 +55,12 @@ class LossRows(NamedTuple):
 
 
 def losses_of_rows(
-    op: str, rows: LossRows, options: LossOptions, check: bool, reduction: str
+    rows: LossRows, options: LossOptions, check: bool, reduction: str
 ) -> AutoDecoLoss:
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or _is_transformed():
-        with errors_named(op):
-            losses, _, counted = call(_ops.autodeco_loss_rows, *rows, *options, check)
+        losses, _, counted = call(_ops.autodeco_loss_rows, *rows, *options, check)
         return reduced(losses, counted, reduction)
-    keeps_logits = rows.logits.requires_grad and torch.is_grad_enabled()
-    return AutoDecoLoss(*_Losses.apply(*rows, options, check, reduction, op, keeps_logits))
+    return AutoDecoLoss(*_Losses.apply(*rows, options, check, reduction))
 
 
 def reduced(losses: Tensor, counted: Tensor, reduction: str) -> AutoDecoLoss:
@@ -85,39 +82,25 @@ def _reduced(losses: Tensor, divisors: Tensor | None, reduction: str) -> AutoDec
 
 
 class _Losses(torch.autograd.Function):
-    """The tensors of the op, options, check, reduction, the caller, and whether logits are kept for
-    their gradient -> loss, temperature_loss, top_p_loss.
-
-    Divisors are None where the saved gradients are already those of the mean.
-    """
+    """(tensors of the op, options, check, reduction) -> loss, temperature_loss, top_p_loss."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        *tensors, options, check, reduction, op, keeps_logits = inputs
+        *tensors, options, check, reduction = inputs
         rows = LossRows(*tensors)
-        ctx.options = options
-        ctx.set_materialize_grads(False)
-        found = None if keeps_logits else losses_directly(rows, options, reduction)
-        if found is not None:
-            *results, gradients = found
-            ctx.save_for_backward(None, rows.temperature, rows.top_p, gradients)
-            return tuple(results)
-        with errors_named(op), _below_autograd():
+        with _below_autograd():
             losses, gradients, counted = call(_ops.autodeco_loss_rows, *rows, *options, check)
         divisors = _divisors(counted, reduction)
-        for_logits = (rows.logits, rows.labels, counted) if keeps_logits else ()
+        for_logits = (rows.logits, rows.labels, counted) if ctx.needs_input_grad[0] else ()
         ctx.save_for_backward(divisors, rows.temperature, rows.top_p, gradients, *for_logits)
+        ctx.options = options
+        ctx.set_materialize_grads(False)
         loss, *parts = _reduced(losses, divisors, reduction)
         return loss, *(part.clone() for part in parts)  # a view could not be changed in place
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         divisors, *saved = ctx.saved_tensors
-        if divisors is None and len(saved) == 3 and not torch.is_grad_enabled():
-            temperature, _, gradients = saved
-            found = loss_gradients_directly(temperature, gradients, given)
-            if found is not None:
-                return (None, *found, *[None] * 7)
         of_loss, *of_parts = given
         with torch.no_grad():
             of_losses = [_sum(of_loss, of_part) for of_part in of_parts]
@@ -127,7 +110,7 @@ class _Losses(torch.autograd.Function):
                     for one, divisor in zip(of_losses, divisors.unbind(), strict=True)
                 ]
             found = _input_gradients(ctx, saved, *of_losses)
-        return (*_once_differentiable(found, saved, given), *[None] * 7)
+        return (*_once_differentiable(found, saved, given), *[None] * 5)
 
 
 def _product(one: Tensor, other: Tensor | None) -> Tensor | None:

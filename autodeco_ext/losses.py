@@ -14,15 +14,17 @@ from torch import Tensor
 from autodeco_ext._arguments import (
     FLOAT32_MAX,
     checks_rows,
+    errors_named,
     int64,
     number,
     require_supported_device,
     require_tensor,
     row_values,
 )
-from autodeco_ext._direct import REDUCTIONS
 from autodeco_ext._loss_autograd import LossOptions, LossRows, losses_of_rows
 from autodeco_ext.reference import AutoDecoLoss
+
+_REDUCTIONS = ("mean", "sum", "none")
 
 
 def autodeco_loss(
@@ -215,7 +217,7 @@ def loss_options(
 
 
 def require_reduction(op: str, reduction: str) -> None:
-    _choice(op, "reduction", reduction, REDUCTIONS)
+    _choice(op, "reduction", reduction, _REDUCTIONS)
 
 
 def _choice(op: str, name: str, value: object, choices: tuple[str, ...]) -> int:
@@ -276,5 +278,6 @@ def _losses(
     labels = row_values(op, "labels", labels, torch.int64, shape, device)
     uniform = easy_token_uniform(op, drop_uniform, labels, options, drops=drops)
     checks = checks_rows(op, check, logits)
-    rows = LossRows(logits, temperature, top_p, labels, uniform)
-    return losses_of_rows(op, rows, options, checks, reduction)
+    with errors_named(op):
+        rows = LossRows(logits, temperature, top_p, labels, uniform)
+        return losses_of_rows(rows, options, checks, reduction)

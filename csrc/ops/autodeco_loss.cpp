@@ -1,4 +1,4 @@
-#include "autodeco_loss.h"
+#include "autodeco/autodeco_loss.h"
 
 #include <algorithm>
 #include <cmath>
@@ -40,9 +40,9 @@ const Tensor& require_tensor(const char* op, const char* name, const Tensor& ten
   return tensor;
 }
 
-LossOptions checked_options(const char* op, bool megatron, bool exclusive, double steepness,
-                            double temperature_clamp, double top_p_temperature_clamp,
-                            double mass_eps, double probability_eps) {
+LossOptions loss_options(const char* op, bool megatron, bool exclusive, double steepness,
+                         double temperature_clamp, double top_p_temperature_clamp, double mass_eps,
+                         double probability_eps) {
   const auto require_not_negative = [&](const char* name, double value) {
     if (!(value >= 0.0) || !std::isfinite(value)) {
       fail(op, name, " must be finite and >= 0, got ", value);
@@ -53,8 +53,16 @@ LossOptions checked_options(const char* op, bool megatron, bool exclusive, doubl
   require_not_negative("top_p_temperature_clamp", top_p_temperature_clamp);
   require_not_negative("mass_eps", mass_eps);
   require_not_negative("probability_eps", probability_eps);
-  return loss_options(megatron, exclusive, steepness, temperature_clamp, top_p_temperature_clamp,
-                      mass_eps, probability_eps);
+  LossOptions options;
+  options.megatron = megatron;
+  options.exclusive = exclusive;
+  // The closed forms divide by it; so little decay is none.
+  options.steepness = std::max(steepness, 1e-100);
+  options.temperature_clamp = to_float32(temperature_clamp);
+  options.top_p_temperature_clamp = to_float32(top_p_temperature_clamp);
+  options.mass_eps = mass_eps;
+  options.probability_eps = probability_eps;
+  return options;
 }
 
 // What both ops read of a row.
@@ -82,8 +90,8 @@ std::tuple<Tensor, Tensor, Tensor> autodeco_loss_rows(
     double top_p_temperature_clamp, double mass_eps, double probability_eps, bool check) {
   AutodecoLossArguments arguments;
   set_rows(kOp, logits, temperature, top_p, labels, arguments);
-  arguments.options = checked_options(kOp, megatron, exclusive, steepness, temperature_clamp,
-                                      top_p_temperature_clamp, mass_eps, probability_eps);
+  arguments.options = loss_options(kOp, megatron, exclusive, steepness, temperature_clamp,
+                                   top_p_temperature_clamp, mass_eps, probability_eps);
   if (drop_uniform.has_value()) {
     arguments.drop_uniform = require_tensor(kOp, "drop_uniform", *drop_uniform, ScalarType::Float,
                                             row_shape(logits), logits)
@@ -122,9 +130,8 @@ Tensor autodeco_loss_logits_gradient(const Tensor& logits, const Tensor& tempera
                                      double mass_eps, double probability_eps) {
   AutodecoLossGradientArguments arguments;
   set_rows(kGradientOp, logits, temperature, top_p, labels, arguments);
-  arguments.options =
-      checked_options(kGradientOp, megatron, exclusive, steepness, temperature_clamp,
-                      top_p_temperature_clamp, mass_eps, probability_eps);
+  arguments.options = loss_options(kGradientOp, megatron, exclusive, steepness, temperature_clamp,
+                                   top_p_temperature_clamp, mass_eps, probability_eps);
   const std::vector<int64_t> two_rows = shape_per_row(2, logits);
   arguments.counted =
       require_tensor(kGradientOp, "counted", counted, ScalarType::Bool, two_rows, logits)
@@ -140,27 +147,6 @@ Tensor autodeco_loss_logits_gradient(const Tensor& logits, const Tensor& tempera
 }
 
 }  // namespace
-
-LossOptions loss_options(bool megatron, bool exclusive, double steepness, double temperature_clamp,
-                         double top_p_temperature_clamp, double mass_eps, double probability_eps) {
-  LossOptions options;
-  options.megatron = megatron;
-  options.exclusive = exclusive;
-  // The closed forms divide by it; so little decay is none.
-  options.steepness = std::max(steepness, 1e-100);
-  options.temperature_clamp = to_float32(temperature_clamp);
-  options.top_p_temperature_clamp = to_float32(top_p_temperature_clamp);
-  options.mass_eps = mass_eps;
-  options.probability_eps = probability_eps;
-  return options;
-}
-
-void run_autodeco_loss(const AutodecoLossArguments& arguments) {
-  for_rows(arguments.layout, [&](int64_t begin, int64_t end) {
-    cpu::active_kernels().autodeco_loss(arguments, begin, end);
-  });
-}
-
 }  // namespace autodeco::ops
 
 STABLE_TORCH_LIBRARY_IMPL(autodeco_ext, CPU, library) {

@@ -103,10 +103,21 @@ RowLayout row_layout(const char* op, const char* name, const Tensor& tensor) {
   }
   layout.num_rows = 1;
   for (int64_t dim = 0; dim < dims - 1; ++dim) {
-    if (!add_dimension(layout, sizes[dim], strides[dim])) {
+    layout.num_rows *= sizes[dim];
+    if (sizes[dim] == 1) continue;
+    const int last = layout.num_dims - 1;
+    if (last >= 0 && layout.strides[last] == sizes[dim] * strides[dim]) {
+      layout.sizes[last] *= sizes[dim];
+      layout.strides[last] = strides[dim];
+      continue;
+    }
+    if (layout.num_dims == kMaxRowDims) {
       fail(op, name, " must have at most ", kMaxRowDims,
            " leading dimensions that cannot be merged, got shape ", shape_text(shape_of(tensor)));
     }
+    layout.sizes[layout.num_dims] = sizes[dim];
+    layout.strides[layout.num_dims] = strides[dim];
+    ++layout.num_dims;
   }
   return layout;
 }

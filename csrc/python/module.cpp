@@ -1,5 +1,5 @@
-// What `_C` offers to Python: what was built, which instruction set is in use, and the direct calls
-// of direct_sample.cpp and direct_loss.cpp. The ops are registered with the dispatcher in csrc/ops.
+// What `_C` offers to Python: what was built, which instruction set is in use, and the direct call
+// of direct_sample.cpp. The ops are registered with the dispatcher in csrc/ops.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -10,7 +10,7 @@
 #if defined(AUTODECO_WITH_CUDA)
 #include "../cuda/runtime.h"
 #endif
-#include "direct.h"
+#include "direct_sample.h"
 
 namespace py = pybind11;
 
@@ -80,9 +80,5 @@ PYBIND11_MODULE(_C, module) {
              "Names of the instruction sets that are built and run here.");
   module.def("set_cpu_isa", &autodeco::set_cpu_isa, py::arg("name"),
              "Use one instruction set from now on; False if it is not built or not supported.");
-  if (!autodeco::python::add_plain_tensor(module.ptr()) ||
-      !autodeco::python::add_direct_sample(module.ptr()) ||
-      !autodeco::python::add_direct_loss(module.ptr())) {
-    throw py::error_already_set();
-  }
+  if (!autodeco::python::add_direct_sample(module.ptr())) throw py::error_already_set();
 }

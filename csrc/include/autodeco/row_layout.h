@@ -20,24 +20,6 @@ struct RowLayout {
   int64_t strides[kMaxRowDims] = {};
 };
 
-// Adds the next inner dimension, merged with the last one where one stride walks both. False if
-// there is no room for it.
-static constexpr bool add_dimension(RowLayout& layout, int64_t size, int64_t stride) {
-  layout.num_rows *= size;
-  if (size == 1) return true;
-  const int last = layout.num_dims - 1;
-  if (last >= 0 && layout.strides[last] == size * stride) {
-    layout.sizes[last] *= size;
-    layout.strides[last] = stride;
-    return true;
-  }
-  if (layout.num_dims == kMaxRowDims) return false;
-  layout.sizes[layout.num_dims] = size;
-  layout.strides[layout.num_dims] = stride;
-  ++layout.num_dims;
-  return true;
-}
-
 // Splitting pays from some ten thousand logits a thread.
 static constexpr int64_t rows_at_once(const RowLayout& layout) {
   constexpr int64_t kMinElementsPerThread = 16384;
