@@ -60,7 +60,8 @@ class ShareItems {
   // thread, after the walk.
   __device__ __forceinline__ void leave_label_out(const SoftTopPWalk& walk) {
     const LabelAmongOthers& label = table_.gradient->label;
-    if (label.item < 0) return;
+    // Others that weigh nothing get 0 whatever their share.
+    if (label.item < 0 || !(label.mass > label.probability)) return;
     const double a = walk.steepness;
     const double mass = LossMemory::head()->label_at.mass;
     const double decay = walk.decay(mass);
