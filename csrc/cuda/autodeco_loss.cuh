@@ -1,5 +1,5 @@
 // The two training losses of a row, and their gradients with respect to T and P. Grid: a block a
-// row. Shared memory: loss_memory.cuh. docs/kernels.md has the algorithm.
+// row. Shared memory: loss_memory.cuh. docs/loss-kernels.md has the algorithm.
 #pragma once
 
 #include "loss_read.cuh"

@@ -1,6 +1,6 @@
 // The gradient of the training losses with respect to the logits: the sums and the walk of the
 // losses once more, then one read of the row that writes it. Grid: a block a row. Shared memory:
-// loss_memory.cuh. docs/kernels.md has the algorithm.
+// loss_memory.cuh. docs/loss-kernels.md has the algorithm.
 #pragma once
 
 #include "loss_read.cuh"

@@ -1,5 +1,5 @@
 // What share of the allowed error the loss kernels take on the emulated device: the table of
-// docs/kernels.md. Every row counts twice: with P known to 2e-7, as masses are elsewhere, and,
+// docs/loss-kernels.md. Every row counts twice: with P known to 2e-7, as masses are elsewhere, and,
 // where no token's C is next to P, with P as it is.
 #include <array>
 #include <cstdlib>
@@ -87,8 +87,8 @@ void judge_family(const LossFamily& family, int trials, std::mt19937_64& random)
   }
 }
 
-// What a result may take of what is allowed, in the order of LossShares. Where kernels.md says that
-// more is missed, the table shows how much.
+// What a result may take of what is allowed, in the order of LossShares. Where loss-kernels.md says
+// that more is missed, the table shows how much.
 using Limits = std::array<double, LossShares::kResults>;
 
 Limits limits_of(const std::string& regime) {

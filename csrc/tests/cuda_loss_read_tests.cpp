@@ -1,5 +1,5 @@
 // Bytes of logits that the loss kernel loads, over the bytes of the row: the table of
-// docs/kernels.md. The largest of two labels, the first token and one of the middle.
+// docs/loss-kernels.md. The largest of two labels, the first token and one of the middle.
 #include <cstdlib>
 #include <optional>
 
