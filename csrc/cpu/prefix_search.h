@@ -7,7 +7,7 @@
 // Attempts of the first two kinds are counted, so that no row is read more than 8.4 times.
 #pragma once
 
-#include "sampled_interval.h"
+#include "near_maximum.h"
 
 namespace autodeco::cpu::AUTODECO_ISA {
 namespace {
@@ -129,7 +129,7 @@ class PrefixSearch {
     Bounds bounds = {
         {prefix.lowest, max_key()}, {}, {count_with_ties_, kept_.mass}, kept_.key, !kept_.all};
     const uint32_t near = prefix.near < prefix.floor ? prefix.floor : prefix.near;
-    if (near > kept_.key && !fits(bounds)) {
+    if (near > kept_.key && !fits(bounds) && worth_listing(near, prefix)) {
       // Where this is too much for the list, nothing is lost by not knowing how much.
       if (ends_in({near, max_key()}, WhenFull::kStop, prefix, bounds)) return;
       // One that stops early is no read to speak of. Of one key nothing is listed: it may read all.
@@ -150,6 +150,19 @@ class PrefixSearch {
       if (ends_in(guess, WhenFull::kGoOn, prefix, bounds)) return;
     }
     narrow_down(prefix, bounds);
+  }
+
+  // Whether to list the tokens from this key on before any guess.
+  bool worth_listing(uint32_t key, const Prefix& prefix) const {
+    // Where the prefix ends above this key for certain, listing costs little: a count does, and
+    // what lies below the floor is dropped. After top_k a guess has fewer attempts. One key is
+    // counted.
+    if (prefix.measure == Measure::kCount || key == prefix.floor || !kept_.all ||
+        key == max_key()) {
+      return true;
+    }
+    return probably_near(row_, scaling_, search_.summary, logit_of_key(key),
+                         kept_.mass - prefix.target, Sample::shift_of(search_.summary, attempts_));
   }
 
   static uint64_t count_inside(const Bounds& bounds) {

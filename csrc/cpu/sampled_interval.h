@@ -276,17 +276,23 @@ class Sample {
     Bins bins = {};
     int shift = 0;
     while ((keys.high - keys.low) >> shift >= kBins) ++shift;
-    for (int i = 0; i < size_; ++i) {
-      const uint32_t key = order_key(logits_[i]);
-      if (key < keys.low || key > keys.high) continue;
-      bins.running[(keys.high - key) >> shift] += static_cast<double>(weights_[i]);
+    const Floats lowest = splat(keys.low_logit());
+    const Floats highest = splat(keys.high_logit());
+    for (int i = 0; i < size_; i += kLanes) {
+      const Floats logits = load(logits_ + i);
+      uint32_t chosen = bits_of(at_least(logits, lowest) & at_least(highest, logits));
+      for (; chosen != 0; chosen &= chosen - 1) {
+        const int place = i + __builtin_ctz(chosen);
+        bins.running[(keys.high - order_key(logits_[place])) >> shift] +=
+            static_cast<double>(weights_[place]);
+      }
     }
     bins.add_up(above);
     const int bin = bins.reaching(weight, static_cast<int>((keys.high - keys.low) >> shift));
     if (bin > 0) above = bins.running[bin - 1];
-    const uint32_t highest = keys.high - (static_cast<uint32_t>(bin) << shift);
+    const uint32_t last = keys.high - (static_cast<uint32_t>(bin) << shift);
     const uint32_t width = (1u << shift) - 1;
-    const Interval part = {highest - keys.low < width ? keys.low : highest - width, highest};
+    const Interval part = {last - keys.low < width ? keys.low : last - width, last};
     const float low = part.low_logit();
     const float high = part.high_logit();
     return place_where(false, [&](Floats logits) { return (logits >= low) & (logits <= high); });

@@ -186,7 +186,8 @@ bool print_table(const std::vector<Column>& columns, const std::vector<Kind>& ki
 
 // Whether rows like their sample are mostly read twice: the first guess holds the end of the
 // nucleus, also where that lies among more equal tokens than can be listed, where next to nothing
-// follows it, or where an unknown number of tokens is excluded.
+// follows it, or where an unknown number of tokens is excluded; and no read before it lists tokens
+// near the maximum in vain, of which hot rows have too many.
 bool first_guesses_hold() {
   constexpr int kRows = 32;
   constexpr double kMostInTheMean = 2.3;
@@ -196,6 +197,7 @@ bool first_guesses_hold() {
     std::function<float(int)> logit;
   };
   const auto excluded = [](int) { return uniform() < 0.7f ? -kInfinity : normal(); };
+  const auto peaked = [](int) { return 12 - 1.8f * std::log(1 + kVocab * uniform()); };
   const std::vector<Case> cases = {
       {"Gaussian", filters(1.5395f, 0.3514f, 0, 0), [](int) { return normal(); }},
       {"rounded to integers", filters(1.5395f, 0.3514f, 0, 0),
@@ -204,6 +206,8 @@ bool first_guesses_hold() {
       {"powers of two apart, k = 100,000", filters(1, 1, 100000, 0),
        [](int) { return 1 + std::exp2(-1 - std::floor(uniform() * 23)); }},
       {"0.7 excluded, k = 20,000", filters(1, 1, 20000, 0), excluded},
+      {"peaked, T = 1.9, P = 0.9", filters(1.9f, 0.9f, 0, 0), peaked},
+      {"peaked, T = 1.5, P = 0.99", filters(1.5f, 0.99f, 0, 0), peaked},
   };
   bool passed = true;
   std::printf("\nmean reads, at most %.2f\n", kMostInTheMean);
