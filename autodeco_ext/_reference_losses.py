@@ -7,7 +7,7 @@ hold anything. Computed in the widest dtype that comes in, float32 at least.
 Shared arguments:
     logits [..., V] floating point; temperature, top_p [...]; labels int64 [...].
     drop_uniform: [...] in [0, 1). A position whose argmax is the label (an easy token) is dropped
-        where it is below easy_token_drop. None drops NOTHING here, where the ops, as training does,
+        where it is below easy_token_drop. None drops nothing here, where the ops, as training does,
         draw the numbers: give both the same ones to compare them.
     variant: "released"; or "megatron", the distributed trainer, which does not clamp T, weights the
         temperature loss by the label's probability at T, and drops easy tokens from both losses.

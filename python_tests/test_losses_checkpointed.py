@@ -135,7 +135,7 @@ def test_a_checkpointed_model_trains_the_same(skip_logits: bool) -> None:
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable.*:FutureWarning")
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize("use_reentrant", [True, False])
-def test_gradient_checkpointing_of_the_base_changes_nothing(use_reentrant: bool) -> None:
+def test_gradient_checkpointing_of_a_frozen_base_is_accepted(use_reentrant: bool) -> None:
     model = tiny_autodeco().train()
     expected = model_step(model)
     model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})

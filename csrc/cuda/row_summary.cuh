@@ -142,9 +142,10 @@ __device__ __forceinline__ void reset(const Team<kTeam>& team, const Plan& plan,
   team.barrier();
 }
 
+// The product of two floats is exact in double; the rest is rounded once, as in fixed_mass.
 __device__ __forceinline__ uint64_t segment_mass(float sum, float weight_of_max) {
   return static_cast<uint64_t>(
-      static_cast<double>(sum) * static_cast<double>(weight_of_max) * kMassScale + 0.5);
+      fma(static_cast<double>(sum) * static_cast<double>(weight_of_max), kMassScale, 0.5));
 }
 
 __device__ __forceinline__ void keep(const Summary& summary, Head* head) {

@@ -1,8 +1,8 @@
 #include "checks.h"
 
-#include <cstdlib>
 #include <iomanip>
 #include <limits>
+#include <locale>
 
 namespace autodeco::ops {
 namespace {
@@ -12,10 +12,13 @@ namespace {
 std::string number_text(float value) {
   if (value != value) return "nan";
   for (int digits = std::numeric_limits<float>::digits10;; ++digits) {
-    std::ostringstream text;
+    std::stringstream text;
+    text.imbue(std::locale::classic());
     text << std::setprecision(digits) << value;
-    const bool is_exact = std::strtof(text.str().c_str(), nullptr) == value;
-    if (is_exact || digits == std::numeric_limits<float>::max_digits10) return text.str();
+    const std::string written = text.str();
+    float read = 0.0f;
+    text >> read;
+    if (read == value || digits == std::numeric_limits<float>::max_digits10) return written;
   }
 }
 

@@ -148,7 +148,8 @@ bool read_arguments(PyObject* const* objects, SampleArguments& arguments) {
       !read_optional(objects[kValidVocab], logits, int64_t{1}, filters.valid_vocab) ||
       !read_parameter(objects[kSeed], logits, kLowestInt, arguments.seed) ||
       !read_optional(objects[kOffset], logits, kLowestInt, arguments.offset) ||
-      exchange->dltensor_from_py_object_no_sync(objects[kTokens], &tokens) != 0) {
+      exchange->dltensor_from_py_object_no_sync(objects[kTokens], &tokens) != 0 ||
+      tokens.device.device_type != kDLCPU) {  // torch's default device may be another
     PyErr_Clear();
     return false;
   }
