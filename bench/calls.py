@@ -1,8 +1,8 @@
 """What one call costs besides the row: a [1, 8] input against torch.argmax.
 
 Ways to call `sample`, in inference mode and outside; then `autodeco_loss` with its gradients and
-without, and with a product in its place, also after memory was written that leaves nothing of
-torch and Python in the caches, as large logits do.
+without, and with a product in its place, also after 48 MiB were written, which leave nothing of
+torch and Python in a core's own caches, as large logits do.
 
 python -m bench calls
 python -m bench calls --device cuda --output result.json
@@ -28,7 +28,7 @@ from bench.providers import torch_losses
 from bench.timing import time_together
 
 _CALLS = 20  # of one sample: a clock reading is not free beside a call of a microsecond
-_WRITTEN_BYTES = 48 * 2**20  # more than the last-level cache of most machines
+_WRITTEN_BYTES = 48 * 2**20  # more than a core's own caches; servers may share a larger one
 _LEAST = "torch.argmax"
 _Calls = dict[str, Callable[[], object]]
 

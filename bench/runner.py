@@ -85,7 +85,8 @@ def may_be_timed(check: str) -> bool:
 
 def run_on_cpu(shape: Shape, seconds: float, names: Collection[str] = ()) -> Iterator[dict]:
     """One record per provider (of those named); one that fails its check has no time."""
-    # Rounds rotate over at least this much, more than the last-level cache of most machines.
+    # Rounds rotate over at least this much: more than 32 MiB of last-level cache, the one of the
+    # recorded results; a server may have more.
     count = max(2, math.ceil(64 * 2**20 / shape.logits_bytes))
     inputs = make_inputs(shape, count, "cpu")
     providers = {

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from bench_records import FACTS
 
+from bench import gpu
+from bench.gpu import Deadline
 from bench.gpu import sanitize as gpu_sanitize
+from bench.gpu import test as gpu_test
 from bench.gpu import tools as gpu_tools
 
 
@@ -44,6 +50,19 @@ def test_a_sanitizer_passes_only_with_its_own_summary(
         ("80-virtual", (9, 0), False),
         ("80-virtual 120-real", (9, 0), False),
         ("120-real", (12, 0), True),
+        ("90", (9, 0), True),
+        ("90a", (9, 0), True),
+        ("80", (9, 0), False),
+        ("90a-virtual 80", (9, 0), True),
+        ("80-virtual 90a-real", (10, 0), False),
+        ("80-virtual 90-real", (10, 0), False),
+        ("80-virtual 90", (10, 0), True),
+        ("100f-real", (10, 0), True),
+        ("80-virtual 100f-real", (10, 3), True),
+        ("80-virtual 100f-virtual", (12, 0), False),
+        ("native", (9, 0), True),
+        ("native", (8, 9), False),
+        ("all-major", (9, 0), True),
     ],
 )
 def test_which_builds_have_clusters(
@@ -156,6 +175,76 @@ def test_an_interrupt_ends_what_other_threads_have_started(tmp_path: Path) -> No
     thread.join()
     assert codes == [-signal.SIGKILL]
     grandchild.assert_ended()
+
+
+def test_a_process_that_its_own_thread_has_reaped_keeps_no_other_from_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gone, other = (subprocess.Popen(["sleep", "60"], start_new_session=True) for _ in range(2))
+    gone.kill()
+    gone.wait()
+    monkeypatch.setattr(gone, "poll", lambda: None)  # asked just before
+    # In this order; a set has none.
+    monkeypatch.setattr(gpu_tools, "_running", [gone, other])
+    try:
+        gpu_tools.end_all()
+        assert other.returncode == -signal.SIGKILL
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("stage", [gpu_sanitize, gpu_test], ids=["main thread", "other threads"])
+def test_a_signal_ends_what_a_stage_has_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: ModuleType, number: signal.Signals
+) -> None:
+    grandchild = Grandchild(tmp_path)
+
+    def run_one(name: str, *_: object) -> None:
+        gpu_tools.run_logged(grandchild.command, tmp_path / "log", seconds=60)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(stage, "gpu_machine", lambda: FACTS)
+    monkeypatch.setattr(stage, "start", lambda options: (tmp_path, Deadline(float("inf"))))
+    monkeypatch.setattr(stage, "_run_file" if stage is gpu_test else "_run_tool", run_one)
+
+    def send() -> None:
+        while not grandchild.has_begun():
+            time.sleep(0.01)
+        for _ in range(2):  # as `timeout` does
+            os.kill(os.getpid(), number)
+
+    def not_handled(*_: object) -> None:
+        raise AssertionError("the stage does not handle this signal")
+
+    before = signal.signal(number, not_handled)
+    begin = time.monotonic()
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        name = stage.__name__.rpartition(".")[2]
+        option = ["--files", "a file"] if stage is gpu_test else ["--tool", "memcheck"]
+        with pytest.raises(SystemExit) as ended:
+            gpu.main([name, *option])
+        assert time.monotonic() - begin < 30, "it has waited for the end of what it started"
+        assert ended.value.code == 128 + number
+        assert signal.getsignal(number) is not_handled
+    finally:
+        sender.join()
+        signal.signal(number, before)
+        gpu_tools.end_all()
+    grandchild.assert_ended()
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    try:
+        with gpu._signals_as_exit():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_missing_tool_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

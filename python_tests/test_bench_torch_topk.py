@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from bench.providers import Provider, torch_topk
+from bench.providers import Provider, torch_sort, torch_topk
+from bench.providers.compiled import compiled
 from bench.rows import DTYPES
 
 PROVIDERS = [
@@ -49,3 +54,18 @@ def test_another_number_of_rows_out_of_the_window_makes_no_new_graph() -> None:
         torch_topk.SAMPLE_COMPILED.run(logits, torch.ones(5), top_p)
         logits.zero_()
     assert graphs > 0 and counter["unique_graphs"] == graphs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", [torch_topk._draw_in_window, torch_sort.sample])
+def test_one_process_compiles_for_every_dtype_and_shape(
+    monkeypatch: pytest.MonkeyPatch, function: Callable
+) -> None:
+    # Dynamo counts the graphs whoever makes code of them; inductor would take a minute.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    run = compiled(function)
+    vocabs = (torch_topk.WINDOW // 2, 2 * torch_topk.WINDOW)
+    with torch._dynamo.config.patch(recompile_limit=4):
+        for dtype, rows, vocab in itertools.product(DTYPES.values(), (1, 3), vocabs):
+            ones = torch.ones(rows)
+            run(torch.zeros(rows, vocab, dtype=dtype), ones, ones)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from math import inf
@@ -75,6 +76,21 @@ def test_the_examples_of_a_model_run_with_a_tiny_one(
 @pytest.mark.parametrize("table", [readme.sampling, readme.training])
 def test_the_tables_of_times_are_those_of_the_results(table: Callable[[], str]) -> None:
     assert table() in README.read_text(), "python -m bench readme prints what belongs there"
+
+
+def test_a_peer_without_a_time_has_no_column(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    result = json.loads((readme.RESULTS / "cpu.json").read_text())
+    for record in result["records"]:
+        if record["provider"] == "llama.cpp":
+            record.pop("microseconds", None)
+    (tmp_path / "cpu.json").write_text(json.dumps(result))
+    assert readme.sampling().splitlines()[0].endswith("| Hugging Face | llama.cpp |")
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    head, line, *rows = readme.sampling().splitlines()
+    assert head.endswith("| Hugging Face |")
+    assert {one.count("|") for one in (line, *rows)} == {head.count("|")}
 
 
 def test_every_example_has_a_test() -> None:

@@ -16,10 +16,14 @@ same command again, it goes on where it stopped. What has begun is ended then, b
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 import torch
@@ -63,6 +67,33 @@ def start(options: argparse.Namespace) -> tuple[Path, Deadline]:
     return output, Deadline(time.monotonic() + 60 * options.minutes)
 
 
+@contextlib.contextmanager
+def _signals_as_exit() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise SystemExit, so that a stage ends the processes it has started.
+
+    Those have sessions of their own (`tools.run_logged`): a signal to this one does not reach them.
+    """
+
+    def leave(number: int, _: FrameType | None) -> None:
+        # `timeout` sends its signal twice; the second must not cut the ending short.
+        for handled in before:
+            signal.signal(handled, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    wanted = (signal.SIGTERM, signal.SIGHUP)
+    # What is ignored stays so: that is how nohup keeps a run alive.
+    before = {
+        number: signal.signal(number, leave)
+        for number in wanted
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__.strip())
@@ -83,4 +114,5 @@ def main(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    return module.run(options)
+    with _signals_as_exit():
+        return module.run(options)

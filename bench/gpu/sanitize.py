@@ -76,11 +76,25 @@ def run(options: argparse.Namespace) -> int:
 def has_clusters(architectures: str, capability: tuple[int, int]) -> bool:
     """Whether a build for these (`90a-real 80-virtual`) has clusters on such a device.
 
-    The code that runs is that for the highest architecture which the device knows.
+    The code that runs is that for the highest architecture of those that run there. Where the list
+    names none (`native`, `all`), it was made for the device.
     """
     device = 10 * capability[0] + capability[1]
-    numbers = [int(number) for number in re.findall(r"(\d+)a?-(?:real|virtual)", architectures)]
-    return max((number for number in numbers if number <= device), default=0) >= _CLUSTERS_FROM
+    runs = [
+        int(number)
+        for number, suffix, kind in re.findall(r"\b(\d+)([af]?)(-real|-virtual)?\b", architectures)
+        if _runs_on(device, int(number), suffix, kind)
+    ]
+    return max(runs, default=device) >= _CLUSTERS_FROM
+
+
+def _runs_on(device: int, number: int, suffix: str, kind: str) -> bool:
+    """Code with the suffix a runs on its own device alone; machine code, and any with the suffix f,
+    on the later ones of its generation; PTX on all later ones."""
+    if suffix == "a":
+        return number == device
+    is_ptx = suffix == "" and kind != "-real"  # without a kind: both
+    return number <= device and (is_ptx or number // 10 == device // 10)
 
 
 def _run_tool(tool: str, folder: Path, seconds: float) -> dict:

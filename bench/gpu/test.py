@@ -50,8 +50,10 @@ def run(options: argparse.Namespace) -> int:
     wanted = options.files or suite()
     waiting = [name for name in wanted if results.get(name, {}).get("outcome") != _PASSED]
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        running = {pool.submit(_run_file, name, folder, deadline): name for name in waiting}
+        running: dict[concurrent.futures.Future, str] = {}
         try:
+            for name in waiting:
+                running[pool.submit(_run_file, name, folder, deadline)] = name
             for future in concurrent.futures.as_completed(running):
                 name, result = running[future], future.result()
                 if result is None:
@@ -61,9 +63,12 @@ def run(options: argparse.Namespace) -> int:
                 print(f"{name:<44} {result['outcome']:<8} {result['summary']}", flush=True)
                 if result["outcome"] != _PASSED:
                     print(result["log"], flush=True)
-        except KeyboardInterrupt:
+        except BaseException:  # an interrupt or a signal, too
             pool.shutdown(wait=False, cancel_futures=True)
-            end_all()
+            # Again, for a thread that was just starting a process.
+            while not all(future.done() for future in running):
+                end_all()
+                time.sleep(0.01)
             raise
     return _conclude(wanted, results)
 

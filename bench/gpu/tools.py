@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -89,12 +90,13 @@ def run_logged(command: list[str], log: Path, seconds: float, **extra: str) -> i
 def end(process: subprocess.Popen) -> None:
     """With everything that it started, if it has not ended by itself."""
     if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # its own thread has just seen its end
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 def end_all() -> None:
-    """What other threads have started: an interrupt from the keyboard does not reach it."""
+    """What other threads have started: no signal to this process reaches it."""
     for process in list(_running):
         end(process)
 

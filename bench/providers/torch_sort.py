@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from bench.providers import Provider
+from bench.providers.compiled import compiled
 
 
 def scaled_logits(logits: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
@@ -30,8 +31,7 @@ def sample(logits: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor)
     return probs.multinomial(1)[:, 0]
 
 
-# One graph for every shape; `fullgraph` makes a graph that would fall back to eager an error.
 FILTER_LOGITS = Provider(filter_logits)
-FILTER_LOGITS_COMPILED = Provider(torch.compile(filter_logits, dynamic=True, fullgraph=True))
+FILTER_LOGITS_COMPILED = Provider(compiled(filter_logits))
 SAMPLE = Provider(sample, waits=True)  # multinomial looks at its input
-SAMPLE_COMPILED = Provider(torch.compile(sample, dynamic=True, fullgraph=True), waits=True)
+SAMPLE_COMPILED = Provider(compiled(sample), waits=True)

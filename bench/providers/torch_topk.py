@@ -12,6 +12,7 @@ from torch._dynamo.decorators import mark_unbacked
 
 from bench.cases.kept_bounds import token_up_to_ties_is_right
 from bench.providers import Provider, Run, torch_sort
+from bench.providers.compiled import compiled
 
 WINDOW = 1024
 
@@ -42,11 +43,7 @@ def _sampler(draw_in_window: Run, draw: Run) -> Run:
     return sample
 
 
-@torch.compile(dynamic=True, fullgraph=True)
-def _sorted_graph(
-    logits: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor
-) -> torch.Tensor:
-    return torch_sort.sample(logits, temperature, top_p)
+_sorted_graph = compiled(torch_sort.sample)
 
 
 def _draw_compiled(*arguments: torch.Tensor) -> torch.Tensor:
@@ -56,10 +53,9 @@ def _draw_compiled(*arguments: torch.Tensor) -> torch.Tensor:
     return _sorted_graph(*arguments)
 
 
-_window_graph = torch.compile(_draw_in_window, dynamic=True, fullgraph=True)
 _SAMPLERS = (
     _sampler(_draw_in_window, torch_sort.sample),
-    _sampler(_window_graph, _draw_compiled),
+    _sampler(compiled(_draw_in_window), _draw_compiled),
 )
 SAMPLE, SAMPLE_COMPILED = (
     Provider(sample, token_up_to_ties_is_right, waits=True) for sample in _SAMPLERS
