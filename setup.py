@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
@@ -52,7 +53,7 @@ class CMakeBuild(build_ext):
         torch_dir = find_torch()
         versions = torch_versions(torch_dir)
         destination = Path(self.get_ext_fullpath(ext.name)).resolve().parent
-        # One folder per Python and torch, so that two environments do not share object files.
+        # One folder per Python and torch, whose object files differ.
         environment = f"{sys.implementation.cache_tag}-torch-{versions['AUTODECO_TORCH_VERSION']}"
         build_dir = ROOT / "build" / f"cmake-{environment}"
         definitions = {
@@ -72,9 +73,13 @@ class CMakeBuild(build_ext):
         # Without build isolation, cmake and ninja are next to the interpreter, perhaps not on PATH.
         path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
         build = ["cmake", "--build", build_dir]
-        for command in (configure, build, ["cmake", "--install", build_dir]):
-            arguments = [str(part) for part in command]
-            subprocess.run(arguments, check=True, env={**os.environ, "PATH": path})
+        build_dir.mkdir(parents=True, exist_ok=True)
+        with open(build_dir / "lock", "w") as lock:
+            # Another install from this folder would change where this one installs to.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for command in (configure, build, ["cmake", "--install", build_dir]):
+                arguments = [str(part) for part in command]
+                subprocess.run(arguments, check=True, env={**os.environ, "PATH": path})
 
 
 # Without torch nothing can be built: say so before pip resolves and downloads dependencies.

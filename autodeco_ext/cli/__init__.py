@@ -20,7 +20,8 @@ examples:
 """
 
 # Each is a module here with SUMMARY, add_arguments(parser) and run(arguments) -> int; none imports
-# torch or transformers before run, so that help and complaints about arguments come at once.
+# transformers before run, so that help and complaints about arguments wait for torch alone, which
+# the package imports.
 _COMMANDS = ("info", "init", "generate", "demo")
 
 
