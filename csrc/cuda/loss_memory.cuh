@@ -341,17 +341,13 @@ __device__ __forceinline__ void keep(T& place, const T& value) {
   gpu::block_barrier();
 }
 
-// Called: a kernel has many of them, each as long as a call is with what it needs.
-__device__ AUTODECO_CALLED double block_sum(double value) {
-  gpu::promise_num_threads<kLossThreads>();
+__device__ __forceinline__ double block_sum(double value) {
   return block_sum(value, LossMemory::head()->scratch_double);
 }
-__device__ AUTODECO_CALLED uint32_t block_sum(uint32_t value) {
-  gpu::promise_num_threads<kLossThreads>();
+__device__ __forceinline__ uint32_t block_sum(uint32_t value) {
   return block_sum(value, LossMemory::head()->scratch32);
 }
-__device__ AUTODECO_CALLED uint64_t block_sum(uint64_t value) {
-  gpu::promise_num_threads<kLossThreads>();
+__device__ __forceinline__ uint64_t block_sum(uint64_t value) {
   return block_sum(value, LossMemory::head()->scratch64);
 }
 

@@ -60,8 +60,7 @@ class ShareItems {
   // thread, after the walk.
   __device__ __forceinline__ void leave_label_out(const SoftTopPWalk& walk) {
     const LabelAmongOthers& label = table_.gradient->label;
-    // Others that weigh nothing get 0 whatever their share.
-    if (label.item < 0 || !(label.mass > label.probability)) return;
+    if (label.item < 0) return;
     const double a = walk.steepness;
     const double mass = LossMemory::head()->label_at.mass;
     const double decay = walk.decay(mass);
@@ -91,6 +90,8 @@ class ShareItems {
   }
 
   __device__ __forceinline__ void keep_label(int index, const TokenGroup& group, double tail) {
+    // Others that weigh nothing get 0 whatever their share.
+    if (!(group.mass > group.probability)) return;
     LabelAmongOthers& label = table_.gradient->label;
     label.item = index;
     label.mass = group.mass;
