@@ -33,6 +33,8 @@ constexpr int kLanes = 4;
 
 typedef float Floats __attribute__((vector_size(kLanes * sizeof(float))));
 typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
+typedef uint32_t UnsignedInts __attribute__((vector_size(kLanes * sizeof(uint32_t))));
+typedef uint16_t Elements16 __attribute__((vector_size(kLanes * sizeof(uint16_t))));
 typedef int16_t Shorts __attribute__((vector_size(2 * kLanes * sizeof(int16_t))));
 typedef uint16_t UnsignedShorts __attribute__((vector_size(2 * kLanes * sizeof(uint16_t))));
 typedef uint64_t Words __attribute__((vector_size(kLanes * sizeof(uint64_t))));
@@ -130,13 +132,13 @@ inline TwoFloats load_two(const BFloat16* source) {
 inline void store(float* target, Floats values) { std::memcpy(target, &values, sizeof(values)); }
 
 inline void store(BFloat16* target, Floats values) {
-  for (int lane = 0; lane < kLanes; ++lane) {
-    const uint32_t bits = std::bit_cast<uint32_t>(static_cast<float>(values[lane]));
-    // To nearest, ties to even; a NaN must not become infinite.
-    const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-    const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
-    target[lane].bits = static_cast<uint16_t>(nan ? 0x7fc0u : rounded);
-  }
+  const UnsignedInts bits = reinterpret_cast<UnsignedInts>(values);
+  // To nearest, ties to even; a NaN must not become infinite.
+  const UnsignedInts rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  const UnsignedInts elements =
+      (bits & 0x7fffffffu) > 0x7f800000u ? UnsignedInts{} + 0x7fc0u : rounded;
+  const Elements16 stored = __builtin_convertvector(elements, Elements16);
+  std::memcpy(target, &stored, sizeof(stored));
 }
 
 #if !defined(__AVX2__)
