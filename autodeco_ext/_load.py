@@ -28,9 +28,14 @@ def _load_extension() -> ModuleType:
     except ImportError as error:
         here = Path(__file__).parent
         if not list(here.glob("_C.*")):
+            checkout = (here.parent / "setup.py").is_file()
+            advice = (
+                "run from another folder to use an installed one, or build here with `make build`"
+                if checkout
+                else "the installation is incomplete: install autodeco_ext again"
+            )
             raise ImportError(
-                f"autodeco_ext: {here} holds the sources without a compiled extension; run from"
-                " another folder to use an installed one, or build here with `make build`"
+                f"autodeco_ext: {here} holds the sources without a compiled extension; {advice}"
             ) from error
         raise ImportError(
             f"autodeco_ext: the compiled extension does not load with torch {torch.__version__} "

@@ -63,7 +63,14 @@ def test_an_unknown_instruction_set_changes_nothing() -> None:
 
 
 @pytest.mark.slow
-def test_sources_without_an_extension_say_where_they_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("checkout", "advice"), [(True, "build here with `make build`"), (False, "install autodeco_ext")]
+)
+def test_sources_without_an_extension_say_where_they_are(
+    tmp_path: Path, checkout: bool, advice: str
+) -> None:
+    if checkout:
+        (tmp_path / "setup.py").touch()
     package = Path(autodeco_ext.__file__).parent
     here = tmp_path / "autodeco_ext"
     shutil.copytree(package, here, ignore=shutil.ignore_patterns("_C.*", "__pycache__"))
@@ -75,7 +82,9 @@ def test_sources_without_an_extension_say_where_they_are(tmp_path: Path) -> None
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
     )
-    assert f"{here} holds the sources without a compiled extension" in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert f"{here} holds the sources without a compiled extension" in last
+    assert advice in last
 
 
 @pytest.mark.slow

@@ -137,6 +137,8 @@ def test_base_model_replaces_the_one_in_the_config(saved, tmp_path):
     shutil.move(tmp_path / "base", moved)
     with pytest.raises(OSError, match=r"base model must be .* \(base_model= names another one\)"):
         load(saved)
+    with pytest.raises(OSError, match=r"from_base: the base model .* can be reached, got"):
+        AutoDecoModelForCausalLM.from_base(str(tmp_path / "base"))
     loaded = load(saved, base_model=str(moved))
     assert loaded.autodeco_config.base_model_name_or_path == str(moved)
     loaded.save_pretrained(tmp_path / "again")

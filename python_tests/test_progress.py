@@ -68,6 +68,19 @@ def test_in_a_log_file_a_step_is_two_lines(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == "fetching ...\n"
 
 
+def test_in_a_log_file_long_work_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress.progress_bar("drawing", 3, "answer") as advance:
+        advance(1)
+        assert capsys.readouterr().err == "drawing ...\n"  # not on every step
+        monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+        advance(1)
+        assert re.fullmatch(r"drawing: 2 of 3 answers in 0\.\d s\n", capsys.readouterr().err)
+        advance(1)
+    assert re.fullmatch(r"drawing: 3 of 3 answers in 0\.\d s\n", capsys.readouterr().err)
+
+
 def test_init_and_generate_say_that_they_load(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

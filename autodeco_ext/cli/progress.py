@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 _TICK_SECONDS = 1.0
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 @contextmanager
@@ -18,21 +19,30 @@ def progress_bar(description: str, total: int, unit: str) -> Iterator[Callable[[
     """Show a bar on stderr; the value is called with the number of units that are done since the
     last call.
 
-    Where stderr is not a terminal (a log file), one line is written when the work is finished.
+    Where stderr is not a terminal (a log file), a line is written at the beginning, at most one
+    every 30 seconds, and one at the end.
     """
     if sys.stderr.isatty():
         with tqdm(total=total, desc=description, unit=f" {unit}", file=sys.stderr) as bar:
             yield bar.update
         return
-    started, done = time.perf_counter(), 0
+    started = said = time.perf_counter()
+    done = 0
+
+    def report() -> None:
+        nonlocal said
+        said = time.perf_counter()
+        say(f"{description}: {done} of {total} {unit}s in {said - started:.1f} s")
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
+        if done < total and time.perf_counter() - said >= _SECONDS_BETWEEN_LINES:
+            report()
 
     say(f"{description} ...")
     yield advance
-    say(f"{description}: {done} of {total} {unit}s in {time.perf_counter() - started:.1f} s")
+    report()
 
 
 @contextmanager

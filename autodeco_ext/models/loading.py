@@ -50,9 +50,10 @@ def load_base(name: str | os.PathLike, method: str, **kwargs: Any) -> PreTrained
     try:
         return AutoModelForCausalLM.from_pretrained(name, **kwargs)
     except OSError as error:
+        advice = " (base_model= names another one)" if method == "from_pretrained" else ""
         raise OSError(
             f"{owner}: the base model must be a folder or a hub repository that can be reached"
-            f" (base_model= names another one), got {str(name)!r}: {error}"
+            f"{advice}, got {str(name)!r}: {error}"
         ) from error
 
 

@@ -43,7 +43,7 @@ TOKEN_STYLE = f"""
   display: flex; flex-wrap: wrap; gap: .4rem 2rem; margin: 1rem 0 .6rem;
   color: var(--soft); font: .875rem/1.5 var(--sans);
 }}
-.legend .row {{ display: flex; align-items: center; gap: .5rem; white-space: nowrap; }}
+.legend .row {{ display: flex; flex-wrap: wrap; align-items: center; gap: .5rem; }}
 .swatches {{ display: inline-flex; }}
 .swatches b {{ width: .4rem; height: 1.1rem; border-bottom: 0 solid var(--cut); }}
 .swatches.lines {{ gap: 4px; }}
