@@ -64,7 +64,8 @@ def test_an_unknown_instruction_set_changes_nothing() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("checkout", "advice"), [(True, "build here with `make build`"), (False, "install autodeco_ext")]
+    ("checkout", "advice"),
+    [(True, "build here with `make build`"), (False, "install autodeco_ext")],
 )
 def test_sources_without_an_extension_say_where_they_are(
     tmp_path: Path, checkout: bool, advice: str
