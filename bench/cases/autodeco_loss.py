@@ -48,12 +48,15 @@ def errors(result: Tensor, *arguments: Tensor) -> dict[str, float]:
     """Largest error over the rows against float64, of each quantity.
 
     It is relative to the value or, where that is nearly zero, to a hundredth of softmax(l)_y, which
-    both losses carry as a factor.
+    both losses carry as a factor. The gradient of T is a sum of both signs: where less is left of
+    it than a tenth of the losses over T, its error is relative to that.
     """
     expected = _expected(*arguments)
-    logits, _, _, labels = arguments
+    logits, temperature, _, labels = arguments
     weight = logits.double().softmax(-1).gather(-1, labels[:, None])[:, 0]
     scale = torch.maximum(expected.abs(), 0.01 * weight)
+    losses = expected[0] + expected[1]
+    scale[2] = torch.maximum(scale[2], 0.1 * losses / temperature)
     worst = ((result.double() - expected).abs() / scale).amax(-1)
     return dict(zip(QUANTITIES, worst.tolist(), strict=True))
 
