@@ -15,11 +15,9 @@ from typing import Any
 
 import torch
 
-from autodeco_ext._load import REBUILD, build_info
+from autodeco_ext._load import why_no_cuda
 
-CUDA_BUILT: bool = build_info()["cuda_built"]
-CUDA_DECISION: str = build_info()["cuda_decision"]
-TORCH_HAS_CUDA: bool = torch.backends.cuda.is_built()
+WHY_NO_CUDA: str = why_no_cuda()  # empty if CUDA tensors are taken
 
 FLOAT32_MAX = torch.finfo(torch.float32).max
 # Values from here to 0 become -0.0 in float32, which is the greedy temperature.
@@ -81,19 +79,15 @@ def require_tensor(op: str, name: str, value: object) -> None:
 
 def require_supported_device(op: str, logits: torch.Tensor) -> None:
     device = logits.device.type
-    if device in ("cpu", "meta") or (device == "cuda" and CUDA_BUILT and TORCH_HAS_CUDA):
+    if device in ("cpu", "meta") or (device == "cuda" and not WHY_NO_CUDA):
         return
     if device != "cuda":
         raise ValueError(
             f"autodeco_ext.{op}: logits must be on the CPU or CUDA, got {logits.device}"
         )
-    # A CPU build of torch has CUDA tensors without data only, in tracing.
-    why = (
-        f"the CUDA half of this build is {CUDA_DECISION}; then {REBUILD}"
-        if TORCH_HAS_CUDA
-        else f"torch {torch.__version__} is a CPU build"
+    raise ValueError(
+        f"autodeco_ext.{op}: logits must be on the CPU, got {logits.device}: {WHY_NO_CUDA}"
     )
-    raise ValueError(f"autodeco_ext.{op}: logits must be on the CPU, got {logits.device}: {why}")
 
 
 def require_no_grad(op: str, tensor: torch.Tensor, name: str = "logits") -> None:

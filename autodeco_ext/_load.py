@@ -67,6 +67,19 @@ def build_info() -> dict[str, Any]:
     return _extension.build_info()
 
 
+def why_no_cuda() -> str:
+    """Why the ops refuse CUDA tensors and, if anything does, what helps; empty if they do not."""
+    this_torch = f"torch {torch.__version__} is a"
+    if torch.version.hip is not None:  # whose devices are called cuda
+        return f"{this_torch} ROCm build and AMD GPUs are not supported; the CPU half works"
+    if not torch.backends.cuda.is_built():  # has them without data only, in tracing
+        return f"{this_torch} CPU build"
+    info = build_info()
+    if info["cuda_built"]:
+        return ""
+    return f"the CUDA half of this build is {info['cuda_decision']}; {REBUILD}"
+
+
 def cpu_isa() -> str:
     """Name of the instruction set the CPU kernels use: `scalar`, `avx2` or `avx512`.
 

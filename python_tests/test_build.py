@@ -1,4 +1,4 @@
-"""What a build says of itself, how it is forced and how it fails, each in a fresh process."""
+"""What a build says of itself, how it is forced and how it fails; most in a fresh process."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import autodeco_ext
+from autodeco_ext import _load
+
+NO_NVCC = "off: no nvcc found (put it on PATH or set CUDACXX)"
+SWITCHED_OFF = "off: AUTODECO_CUDA=off (unset it to build the CUDA half)"
+CPU_TORCH = "torch VERSION is a CPU build"
+OTHER_TORCH = f"off: {CPU_TORCH} (AUTODECO_CUDA=on builds the CUDA half all the same)"
+ROCM_TORCH = "torch VERSION is a ROCm build and AMD GPUs are not supported; the CPU half works"
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -28,6 +36,37 @@ def test_build_info_names_what_was_built_and_why() -> None:
     assert info["cuda_decision"].startswith(("on: ", "off: "))
     assert info["cuda_built"] == info["cuda_decision"].startswith("on: ")
     assert "scalar" in info["cpu_isas_built"]
+
+
+@pytest.mark.parametrize(
+    ("torch_is", "decision", "why"),
+    [
+        ("CUDA", "on: nvcc 13.0", ""),
+        ("CUDA", NO_NVCC, f"the CUDA half of this build is {NO_NVCC}; {_load.REBUILD}"),
+        ("CUDA", SWITCHED_OFF, f"the CUDA half of this build is {SWITCHED_OFF}; {_load.REBUILD}"),
+        ("CUDA", OTHER_TORCH, f"the CUDA half of this build is {OTHER_TORCH}; {_load.REBUILD}"),
+        ("CPU", "on: nvcc 13.0", CPU_TORCH),
+        ("CPU", NO_NVCC, CPU_TORCH),
+        ("ROCm", f"off: {ROCM_TORCH}", ROCM_TORCH),
+        ("ROCm", "on: nvcc 13.0", ROCM_TORCH),
+    ],
+)
+def test_the_reason_for_no_cuda_advises_what_can_help(
+    monkeypatch: pytest.MonkeyPatch, torch_is: str, decision: str, why: str
+) -> None:
+    info = {"cuda_built": decision.startswith("on: "), "cuda_decision": decision}
+    monkeypatch.setattr(_load, "build_info", lambda: info)
+    monkeypatch.setattr(torch, "__version__", "VERSION")
+    monkeypatch.setattr(torch.version, "hip", "7.1" if torch_is == "ROCm" else None)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: torch_is != "CPU")
+    assert _load.why_no_cuda() == why
+
+
+@pytest.mark.parametrize("decision", [NO_NVCC, SWITCHED_OFF, OTHER_TORCH, f"off: {ROCM_TORCH}"])
+def test_these_are_the_decisions_of_a_build(decision: str) -> None:
+    text = (Path(__file__).parent.parent / "CMakeLists.txt").read_text()
+    stated = decision.replace("VERSION", "${AUTODECO_TORCH_VERSION}")
+    assert f'set(cuda_decision "{stated}")' in text
 
 
 @pytest.mark.slow
