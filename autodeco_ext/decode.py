@@ -59,9 +59,11 @@ def decode_step(
         logits: `[..., V]`, what the LM head made of them, unscaled; float32, bfloat16 or float16,
             vocabulary stride 1, 1 <= V <= 2^20.
         heads: AutoDecoHeads of that hidden size, on the device of the logits.
-        temperature: draw with this instead of the predicted temperature; finite and >= 0. As in
-            `generate`, the top-p head goes on reading the predicted one.
-        top_p: draw with this instead of the predicted top_p; the top-p head then does not run.
+        temperature: draw with this instead of the predicted temperature; scalar, or tensor that
+            broadcasts to `logits.shape[:-1]`, finite and >= 0. As in `generate`, the top-p head
+            goes on reading the predicted one.
+        top_p: draw with this instead of the predicted top_p, and the top-p head does not run; of
+            the same shapes, >= 1 is off, <= 0 keeps one token.
         top_k, min_p, seed, offset, generator, return_info: as in `sample`.
         valid_vocab: as in `sample`; the heads read all columns, as they do in training.
         check: as in `sample`.

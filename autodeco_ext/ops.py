@@ -147,7 +147,8 @@ def filter_logits(
         largest logit is left as it is.
 
     Raises:
-        ValueError, TypeError: as in `sample`; invalid rows are always an error on the CPU.
+        ValueError, TypeError: as in `sample`; an invalid row is always an error on the CPU, and on
+            CUDA, where looking stalls the device, holds `filter_value` in all columns.
 
     Determinism: as in `sample`.
 
@@ -245,7 +246,8 @@ def distribution_stats(
         float32 `logits.shape[:-1] + [4]`.
 
     Raises:
-        ValueError: a shape, device or value that does not fit, or an invalid row, named.
+        ValueError: a shape, device or value that does not fit, or on the CPU an invalid row, named;
+            on CUDA, where looking stalls the device, such a row holds NaN.
         TypeError: an argument of the wrong type.
 
     Determinism: bitwise independent of batch and threads.
