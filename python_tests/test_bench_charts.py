@@ -11,6 +11,7 @@ from bench_records import SHAPE, record
 from bench import __main__ as program
 from bench import cases, plot, summary, table
 from bench.providers import NOT_FETCHED
+from bench.readme import RESULTS
 from bench.runner import FAIL
 
 
@@ -49,6 +50,32 @@ def test_the_table_has_times_ratios_failures_and_missing_peers() -> None:
     assert summary.line(small_result()["records"][2]).endswith("    12.3 MB error 2e-05")
     assert f"| {FAIL}, error 2e-03 | {NOT_FETCHED} |" in text
     assert "a GPU" in text and "commit abc" in text
+
+
+def test_a_time_without_a_graph_is_marked_and_compared_with_our_call() -> None:
+    def on_cuda(provider: str, time: float, call: float, graph: str = "yes") -> dict:
+        return record(provider, time, graph=graph, call_microseconds={"median": call})
+
+    records = [on_cuda(cases.OURS, 10.0, 20.0), on_cuda("captured", 30.0, 35.0)]
+    records += [on_cuda("waits", 80.0, 80.0, "none: it waits for the device")]
+    result = {**small_result(), "records": summary.with_ratios(records)}
+    text = table.markdown(result)
+    assert "| **10.0 us** (9.0 us to 11.0 us), call 20.0 us | 30.0 us (3.0 x) |" in text
+    assert "| 80.0 us eager (8.0 x, 4.0 x call) |" in text
+    assert "marked «eager»" in text
+    # A call of ours that no graph holds is what the others are compared with already.
+    records[0] = on_cuda(cases.OURS, 20.0, 20.0, "none: it waits for the device")
+    text = table.markdown({**result, "records": summary.with_ratios(records)})
+    assert "| **20.0 us eager** (18.0 us to 22.0 us) |" in text
+    assert "| 80.0 us eager (4.0 x) |" in text
+
+
+def test_the_committed_tables_are_those_of_their_results() -> None:
+    paths = [path for path in RESULTS.glob("*.json") if path.with_suffix(".md").exists()]
+    assert paths
+    for path in paths:
+        result = json.loads(path.read_text())
+        assert path.with_suffix(".md").read_text() == table.markdown(result), path.name
 
 
 def test_a_duration_has_the_unit_that_keeps_it_short() -> None:
