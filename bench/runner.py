@@ -83,6 +83,22 @@ def may_be_timed(check: str) -> bool:
     return check == OK or check.startswith("not checked")
 
 
+def beside_the_times(provider: Provider | Missing, check: str, inputs: Inputs) -> dict:
+    """What a record has of its provider, whatever it was timed with: errors, kept, package."""
+    if isinstance(provider, Missing):
+        return {}
+    result: dict[str, Any] = {}
+    # Also of a wrong one: by how much it is wrong.
+    if check in (OK, FAIL) and provider.errors is not None:
+        result["errors"] = provider.errors(provider.run(*inputs.checked), *inputs.checked)
+    if check == OK and provider.kept_tokens is not None:
+        kept = [provider.kept_tokens(*arguments) for arguments in inputs.rounds]
+        result["kept_tokens"] = sum(kept) / len(kept)
+    if provider.package:
+        result["package"] = provider.package
+    return result
+
+
 def run_on_cpu(shape: Shape, seconds: float, names: Collection[str] = ()) -> Iterator[dict]:
     """One record per provider (of those named); one that fails its check has no time."""
     # Rounds rotate over at least this much: more than 32 MiB of last-level cache, the one of the
@@ -118,12 +134,4 @@ def run_on_cpu(shape: Shape, seconds: float, names: Collection[str] = ()) -> Ite
             memory = extra_bytes(functools.partial(inputs.call, provider))
             if memory is not None:
                 record["extra_bytes"] = memory
-        # Also of a wrong one: by how much it is wrong.
-        if check in (OK, FAIL) and provider.errors is not None:
-            record["errors"] = provider.errors(provider.run(*inputs.checked), *inputs.checked)
-        if check == OK and provider.kept_tokens is not None:
-            kept = [provider.kept_tokens(*arguments) for arguments in inputs.rounds]
-            record["kept_tokens"] = sum(kept) / len(kept)
-        if isinstance(provider, Provider) and provider.package:
-            record["package"] = provider.package
-        yield record
+        yield {**record, **beside_the_times(provider, check, inputs)}

@@ -116,31 +116,40 @@ def test_no_provider_begins_after_the_time_is_over(
     assert list(gpu_bench._waiting(journal, shape, retry=False)) == ["second"]
 
 
+class MadeUpTimer:
+    """The graph of a provider whose results change cannot be captured."""
+
+    def calls(self, call, count: int) -> Timing:
+        return Timing(20.0, 19.0, 21.0)
+
+    def graph(self, call, count: int) -> Timing:
+        if not bool(call(0).eq(call(0)).all()):
+            raise RuntimeError("capture failed")
+        return Timing(10.0, 9.0, 11.0)
+
+
 def test_a_case_on_the_gpu_has_one_record_per_provider(tmp_path: Path, on_the_cpu: None) -> None:
-    class Timer:
-        """The graph of one provider cannot be captured."""
-
-        def calls(self, call, count: int) -> Timing:
-            return Timing(20.0, 19.0, 21.0)
-
-        def graph(self, call, count: int) -> Timing:
-            if not bool(call(0).eq(call(0)).all()):
-                raise RuntimeError("capture failed")
-            return Timing(10.0, 9.0, 11.0)
-
     def random(logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
         return torch.randint(2**60, p.shape)
 
+    def argmax(logits: torch.Tensor, t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        return logits.argmax(-1)
+
+    def errors(tokens: torch.Tensor, *arguments: torch.Tensor) -> dict[str, float]:
+        return {"token": float((tokens != argmax(*arguments)).double().mean())}
+
     providers = {
-        "right": Provider(lambda logits, t, p: logits.argmax(-1)),
-        "waits": Provider(lambda logits, t, p: logits.argmax(-1), waits=True),
+        "right": Provider(argmax, errors=errors, kept_tokens=lambda logits, t, p: 7.0),
+        "waits": Provider(argmax, waits=True, package="peer==1"),
         "not captured": Provider(random, unchecked="random"),
-        "wrong": Provider(lambda logits, t, p: logits.argmin(-1)),
+        "wrong": Provider(
+            lambda logits, t, p: logits.argmin(-1), errors=errors, package="wrong==2"
+        ),
         "absent": Missing(NOT_FETCHED),
     }
     journal = Journal(tmp_path / "bench.jsonl", FACTS)
     deadline = Deadline(time.monotonic() + 300)
-    assert gpu_bench._run_case(SHAPE, providers, journal, Timer(), deadline) == len(providers)
+    assert gpu_bench._run_case(SHAPE, providers, journal, MadeUpTimer(), deadline) == len(providers)
     records = journal.of(SHAPE)
     assert list(records) == list(providers)
     assert {name: r["check"] for name, r in records.items()} == {
@@ -154,6 +163,16 @@ def test_a_case_on_the_gpu_has_one_record_per_provider(tmp_path: Path, on_the_cp
     assert list(times.values()) == [10.0, 20.0, 20.0, None, None]
     assert records["right"]["call_microseconds"]["median"] == 20.0
     assert records["not captured"]["graph"] == "none: capture failed"
+    # Beside the times as on the CPU, of a wrong provider too.
+    fields = ("errors", "kept_tokens", "package")
+    beside = {name: {f: r[f] for f in fields if f in r} for name, r in records.items()}
+    assert beside == {
+        "right": {"errors": {"token": 0.0}, "kept_tokens": 7.0},
+        "waits": {"package": "peer==1"},
+        "not captured": {},
+        "wrong": {"errors": {"token": 1.0}, "package": "wrong==2"},
+        "absent": {},
+    }
 
 
 def test_a_provider_that_ends_the_run_twice_is_left_out(
@@ -281,6 +300,48 @@ def test_the_build_is_for_the_named_architecture(
     arguments = ["--architecture", "80-virtual", "--output", str(tmp_path)]
     assert gpu_build.run(gpu_build.parser().parse_args(arguments)) == 1
     assert environments[0]["AUTODECO_CUDA_ARCHS"] == "80-virtual"
+
+
+@pytest.mark.parametrize(
+    ("code", "over_after", "begun", "said"),
+    [
+        (0, "", ["build.log", "first_call.log", "peers.log"], "flashinfer: the end of peers.log"),
+        (1, "", ["build.log", "first_call.log"], "the end of first_call.log\nbench gpu build: the"),
+        (0, "build.log", ["build.log"], "left: the first call on the GPU; type the same command"),
+        (0, "first_call.log", ["build.log", "first_call.log"], "left: flashinfer; type the same"),
+    ],
+    ids=["in time", "a call that fails", "over after the build", "over after the call"],
+)
+def test_the_first_call_on_the_gpu_has_a_log_and_a_limit(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    code: int,
+    over_after: str,
+    begun: list[str],
+    said: str,
+) -> None:
+    left, limits = [480.0], {}
+
+    class Clock:
+        def left(self) -> float:
+            return left[0]
+
+    def run_logged(command: list[str], log: Path, seconds: float, **extra: str) -> int:
+        log.write_text(f"the end of {log.name}\n")
+        limits[log.name] = seconds
+        left[0] = -1.0 if log.name == over_after else left[0] - 100
+        return code if log.name == "first_call.log" else 0
+
+    monkeypatch.setattr(gpu_build, "Deadline", lambda at: Clock())
+    monkeypatch.setattr(gpu_build, "run_logged", run_logged)
+    monkeypatch.setattr(gpu_build, "require", lambda program: program)
+    arguments = ["--architecture", "90a-real", "--output", str(tmp_path)]
+    succeeded = gpu_build.run(gpu_build.parser().parse_args(arguments)) == 0
+    assert succeeded == (code == 0 and over_after != "build.log")
+    assert list(limits) == begun
+    assert list(limits.values()) == [480.0, 380.0, 280.0][: len(begun)]
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("stage", STAGES)

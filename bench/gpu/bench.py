@@ -24,7 +24,7 @@ from bench.machine import gpu_machine
 from bench.options import add_case_options, require_cases, shapes
 from bench.providers import Missing, Provider
 from bench.rows import GOAL_VOCAB
-from bench.runner import Inputs, Shape, make_inputs, may_be_timed, verdict
+from bench.runner import Inputs, Shape, beside_the_times, make_inputs, may_be_timed, verdict
 from bench.summary import failed, line, with_ratios
 
 _GOAL_ROWS = (1, 64, 256)
@@ -146,7 +146,7 @@ def _run_case(
         record["check"] = verdict(shape.op, provider, inputs)
         if may_be_timed(record["check"]):
             record.update(_times(provider, inputs, timer))
-        journal.add(record)
+        journal.add({**record, **beside_the_times(provider, record["check"], inputs)})
         _require_device(name, shape)
     torch.cuda.empty_cache()
     return begun
