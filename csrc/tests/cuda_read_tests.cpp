@@ -145,7 +145,7 @@ double judge(const std::string& name, double bound, Run run) {
   double most = 0.0;
   for (const Order order : {Order::kForward, Order::kLockstep}) {
     emulation::device.order = order;
-    for (const Shape shape : {Shape(1), Shape(8), portable(8)}) {
+    for (const Shape shape : {Shape(1), Shape(8), portable(1), portable(8)}) {
       const uint64_t before = emulation::device.bytes_loaded;
       run(shape);
       const double reads = static_cast<double>(emulation::device.bytes_loaded - before) / kRowBytes;

@@ -98,7 +98,8 @@ struct SampleResult {
   }
 };
 
-// How many blocks share a row, and whether they meet in global memory instead of a cluster.
+// How many blocks share a row, and whether the code knows no clusters, so that they meet in global
+// memory.
 struct Shape {
   int blocks;
   bool portable;
@@ -110,7 +111,7 @@ struct Shape {
   }
 };
 inline Shape portable(int blocks) { return {blocks, true}; }
-inline const Shape kShapes[] = {1, 2, 4, 8, portable(2), portable(4), portable(8)};
+inline const Shape kShapes[] = {1, 2, 4, 8, portable(1), portable(2), portable(4), portable(8)};
 inline Shape random_shape(std::mt19937_64& random) {
   return kShapes[random() % std::size(kShapes)];
 }
@@ -141,12 +142,13 @@ void run_rows(void (*one)(Arguments), void (*several)(Arguments), Arguments argu
   // The kernels take any number of warps; ThreadSanitizer is slow to make fibers.
   where.threads = emulation::kDetectsRaces ? 64 : cuda::kThreads;
   where.shared_bytes = shared_bytes != 0 ? shared_bytes : cuda::shared_memory_bytes(layout.vocab);
-  if (shape.portable) {
+  where.has_clusters = !shape.portable;
+  if (where.has_clusters) {
+    where.cluster = static_cast<unsigned>(shape.blocks);
+  } else if (shape.blocks > 1) {  // one block needs no scratch and waits for nobody
     const size_t rows = static_cast<size_t>(layout.num_rows);
     arguments.team = {scratch_of(rows * cuda::team_scratch_bytes(layout.vocab)), shape.blocks};
     where.together = true;
-  } else {
-    where.cluster = static_cast<unsigned>(shape.blocks);
   }
   gpu::launch(shape.blocks > 1 ? several : one, where, arguments);
 }

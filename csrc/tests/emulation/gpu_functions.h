@@ -169,6 +169,7 @@ struct Launch {
   size_t shared_bytes = 0;
   unsigned cluster = 1;
   bool together = false;
+  bool has_clusters = true;  // the code is made for them
   void* stream = nullptr;
 };
 
@@ -180,7 +181,7 @@ int launch(void (*kernel)(Arguments), const Launch& where, const Arguments& argu
     const Arguments* arguments;
   } call = {kernel, &arguments};
   const unsigned blocks = static_cast<unsigned>(where.blocks);
-  emulation::device.has_clusters = !where.together;
+  emulation::device.has_clusters = where.has_clusters;
   emulation::run_grid(
       {blocks, where.threads, where.shared_bytes, where.together ? blocks : where.cluster},
       [](void* context) {
