@@ -1,9 +1,7 @@
 // predict_parameters on the emulated device, against the two heads in float64.
 #include <cstdlib>
 
-#include "emulated_kernels.h"
-#include "predict_parameters.cuh"
-#include "random_heads.h"
+#include "emulated_predict.h"
 
 namespace {
 
@@ -13,77 +11,14 @@ using emulation::Order;
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
-struct Prediction {
-  std::vector<float> temperature;
-  std::vector<float> top_p;
-  std::vector<RowStatus> status;
-  uint64_t bytes_loaded = 0;
-
-  bool operator==(const Prediction& other) const {
-    const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
-      return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-    };
-    return same(temperature, other.temperature) && same(top_p, other.top_p) &&
-           status == other.status;
-  }
-};
-
-template <typename Element>
-Prediction predict(const Batch<Element>& batch, PredictParametersArguments arguments, Shape shape) {
-  const size_t rows = static_cast<size_t>(batch.num_rows);
-  Prediction result;
-  result.temperature.assign(rows, -7.0f);
-  result.top_p.assign(rows, -7.0f);
-  result.status.assign(rows, RowStatus::kNoFiniteLogit);
-  arguments.logits = batch.memory.data() + batch.misaligned;
-  arguments.dtype = dtype_of<Element>();
-  arguments.layout = batch.layout();
-  arguments.temperature = result.temperature.data();
-  arguments.top_p = result.top_p.data();
-  arguments.status = result.status.data();
-  const uint64_t before = emulation::device.bytes_loaded;
-  run_rows(&cuda::predict_parameters_kernel<Element, false>,
-           &cuda::predict_parameters_kernel<Element, true>, arguments, shape);
-  result.bytes_loaded = emulation::device.bytes_loaded - before;
-  return result;
-}
-
-enum class Features { kNone, kTemperature, kStatistics };  // of the top-p head; kNone: no such head
-
 template <typename Element>
 void judge(const Batch<Element>& batch, Features features, bool has_temperature_head, int width,
            int other_width, std::mt19937_64& random, const std::string& what) {
-  const RandomHead temperature_head(batch.num_rows, width, random);
-  const RandomHead top_p_head(batch.num_rows, other_width, random);
-  const int num_features = features == Features::kStatistics ? 1 + kNumStats : 1;
-  const FeatureWeight feature_weight(other_width, num_features, random);
-  PredictParametersArguments arguments;
-  if (has_temperature_head) arguments.temperature_head = temperature_head.layers();
-  if (features != Features::kNone) {
-    arguments.top_p_head = top_p_head.layers();
-    arguments.feature_weight = feature_weight.values.data();
-    arguments.feature_weight_stride = feature_weight.stride;
-    arguments.uses_statistics = features == Features::kStatistics;
-  }
+  const RandomHeads heads(batch.num_rows, width, other_width, has_temperature_head, features,
+                          random);
+  PredictParametersArguments arguments = heads.arguments();
   const Prediction got = predict(batch, arguments, 1);
-  for (int row = 0; row < batch.num_rows; ++row) {
-    expect(got.status[row] == RowStatus::kValid, "status: " + what);
-    const double temperature = has_temperature_head ? 2.0 * temperature_head.output(row) : 1.0;
-    expect(std::fabs(got.temperature[row] - temperature) <= 1e-6,
-           "T is " + std::to_string(got.temperature[row]) + " for " + std::to_string(temperature) +
-               ": " + what);
-    std::vector<double> inputs = {temperature};
-    if (features == Features::kStatistics) {
-      for (const double statistic : statistics_of(batch.rows[row], temperature)) {
-        inputs.push_back(statistic);
-      }
-    }
-    const double top_p =
-        features == Features::kNone ? 1.0 : top_p_head.output(row, &feature_weight, inputs);
-    expect(
-        std::fabs(got.top_p[row] - top_p) <= 5e-6,
-        "P is " + std::to_string(got.top_p[row]) + " for " + std::to_string(top_p) + ": " + what);
-  }
+  judge_prediction(batch, heads, got, what);
   if (features != Features::kStatistics) {
     expect(got.bytes_loaded == 0, "reads no logits: " + what);
   } else if (batch.num_rows == 1) {

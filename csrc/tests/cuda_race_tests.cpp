@@ -1,6 +1,7 @@
 // Removes one barrier of the kernels at a time and requires that ThreadSanitizer, the emulation or
 // the results notice. Built with -fsanitize=thread.
 #include "emulated_kept.h"
+#include "emulated_predict.h"
 #include "emulated_races.h"
 
 namespace {
@@ -9,7 +10,8 @@ using namespace autodeco;
 using namespace autodeco::tests;
 using emulation::Order;
 
-// Rows that together take every path: list and fallback, ties, one token, unfiltered, infos.
+// Rows that together take every path: list and fallback, ties, one token, unfiltered, infos,
+// predictions that read the row and that do not.
 template <typename Element>
 void run_all_paths(Shape shape) {
   std::mt19937_64 random(11);
@@ -49,6 +51,11 @@ void run_all_paths(Shape shape) {
   run(RowKind::kGaussian, 2500, {1.0f, 1.0f, 0, 0.0f});
   // More segments than threads: scans in several rounds.
   if (shape.blocks == 1) run(RowKind::kGaussian, 70000, {1.0f, 1.0f, 0, 0.0f});
+  const Batch<Element> batch({make_row(RowKind::kPeaked, 2500, random)}, 0);
+  for (const Features features : {Features::kTemperature, Features::kStatistics}) {
+    const RandomHeads heads(1, 70, 33, true, features, random);
+    judge_prediction(batch, heads, predict(batch, heads.arguments(), shape), "removed barriers");
+  }
 }
 
 // The last digit of 32-bit keys per unit of several segments, by two blocks. Too long to be run for
