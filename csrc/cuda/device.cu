@@ -43,14 +43,14 @@ int read_device(DeviceProperties& properties) {
   return cudaSuccess;
 }
 
-TeamNeeds team_needs(const RowLayout& layout, DType dtype) {
+TeamNeeds team_needs(const RowLayout& layout) {
   DeviceProperties device;
   TeamNeeds needs;
   // An error comes again when the kernel is started.
   if (read_device(device) != cudaSuccess || !device.has_portable_teams) return needs;
   const int64_t per_row = static_cast<int64_t>(team_scratch_bytes(layout.vocab));
-  needs.blocks_per_row = portable_team_size(layout.num_rows, layout.vocab, bytes_of(dtype),
-                                            device.multiprocessors, per_row);
+  needs.blocks_per_row =
+      portable_team_size(layout.num_rows, layout.vocab, device.multiprocessors, per_row);
   if (needs.blocks_per_row > 1) needs.bytes = layout.num_rows * per_row;
   return needs;
 }

@@ -29,6 +29,9 @@ constexpr size_t team_scratch_bytes(int64_t vocab) {
   constexpr size_t kLine = kRendezvousBytes;
   return kRendezvousBytes + (shared_memory_bytes(vocab) + kLine - 1) / kLine * kLine;
 }
+// What a launch may allocate is 1 % of the logits or 1 MiB, whichever is larger. A row's scratch is
+// more than 1 % of any row, so portable_team_size asks for 1 MiB alone.
+static_assert(team_scratch_bytes(1) > int64_t{kMaxSegments} * kSegment * sizeof(float) / 100);
 
 // Two threads of different blocks meet in memory that holds anything, perhaps what an earlier run
 // of the same launch left there. Each picks a number that neither word speaks of, and goes on when

@@ -2,7 +2,6 @@
 // visible in the result. Host code only; needs no CUDA header.
 #pragma once
 
-#include "autodeco/dtype.h"
 #include "autodeco/row_layout.h"
 
 namespace autodeco::cuda {
@@ -22,15 +21,12 @@ constexpr int cluster_size(int64_t num_rows, int64_t vocab, int multiprocessors)
   return team_size(num_rows, vocab, 2 * static_cast<int64_t>(multiprocessors));
 }
 
-// Without clusters a team needs scratch: teams of a launch have at most 1 MiB or 1 % of the bytes
-// of the logits together, whichever is larger. All blocks must be resident at once, and one on
-// every multiprocessor always is.
-constexpr int portable_team_size(int64_t num_rows, int64_t vocab, int64_t element_bytes,
-                                 int multiprocessors, int64_t scratch_bytes_per_row) {
-  const int64_t one_percent = num_rows * vocab * element_bytes / 100;
-  constexpr int64_t kMebibyte = int64_t{1} << 20;
-  const int64_t most_bytes = one_percent > kMebibyte ? one_percent : kMebibyte;
-  if (num_rows * scratch_bytes_per_row > most_bytes) return 1;
+// Without clusters a team needs scratch: teams of a launch have at most 1 MiB together. All blocks
+// must be resident at once, and one on every multiprocessor always is.
+constexpr int portable_team_size(int64_t num_rows, int64_t vocab, int multiprocessors,
+                                 int64_t scratch_bytes_per_row) {
+  constexpr int64_t kMostBytes = int64_t{1} << 20;
+  if (num_rows * scratch_bytes_per_row > kMostBytes) return 1;
   return team_size(num_rows, vocab, multiprocessors);
 }
 
@@ -40,6 +36,6 @@ struct TeamNeeds {
   int blocks_per_row = 1;
   int64_t bytes = 0;
 };
-TeamNeeds team_needs(const RowLayout& layout, DType dtype);
+TeamNeeds team_needs(const RowLayout& layout);
 
 }  // namespace autodeco::cuda

@@ -12,7 +12,7 @@
 
 namespace autodeco::cuda {
 
-TeamNeeds team_needs(const RowLayout&, DType) { return {}; }
+TeamNeeds team_needs(const RowLayout&) { return {}; }
 int launch_sample(const SampleArguments&, void*) { return kNotBuilt; }
 int launch_filter_logits(const FilterLogitsArguments&, void*) { return kNotBuilt; }
 int launch_count_kept(const KeptIndicesArguments&, void*) { return kNotBuilt; }

@@ -66,8 +66,8 @@ Tensor allocate(const Tensor& logits, const std::vector<int64_t>& shape, ScalarT
   return Tensor(handle);
 }
 
-TeamMemory::TeamMemory(const Tensor& logits, const RowLayout& layout, DType dtype) {
-  const cuda::TeamNeeds needs = cuda::team_needs(layout, dtype);
+TeamMemory::TeamMemory(const Tensor& logits, const RowLayout& layout) {
+  const cuda::TeamNeeds needs = cuda::team_needs(layout);
   if (needs.bytes == 0) return;
   memory_ = allocate(logits, {needs.bytes}, ScalarType::Byte);
   scratch_ = {static_cast<char*>(memory_->mutable_data_ptr()), needs.blocks_per_row};

@@ -16,7 +16,7 @@ void run_on_cuda(const char* op, const Tensor& logits, int (*launch)(const void*
 // when the kernel is started: torch gives it to nobody who does not come later in the stream.
 class TeamMemory {
  public:
-  TeamMemory(const Tensor& logits, const RowLayout& layout, DType dtype);
+  TeamMemory(const Tensor& logits, const RowLayout& layout);
   const TeamScratch& scratch() const { return scratch_; }
 
  private:
@@ -38,7 +38,7 @@ void run_rows(const char* op, const Tensor& logits, const Arguments& arguments,
       const Call& call = *static_cast<const Call*>(untyped);
       if constexpr (requires { call.arguments.team; }) {
         Arguments with_team = call.arguments;
-        const TeamMemory memory(call.logits, with_team.layout, with_team.dtype);
+        const TeamMemory memory(call.logits, with_team.layout);
         with_team.team = memory.scratch();
         return kLaunch(with_team, stream);
       } else {

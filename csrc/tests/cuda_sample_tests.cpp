@@ -4,7 +4,6 @@
 
 #include "autodeco/philox.h"
 #include "emulated_kernels.h"
-#include "team.h"
 
 namespace {
 
@@ -148,27 +147,6 @@ void sums_do_not_overflow() {
   }
 }
 
-void portable_teams_stay_within_their_bounds() {
-  for (const int64_t vocab : {1, 16384, 32000, 151936, 1 << 20}) {
-    const int64_t per_row = static_cast<int64_t>(cuda::team_scratch_bytes(vocab));
-    for (const int multiprocessors : {1, 46, 108, 142}) {
-      for (int64_t rows = 1; rows < 600; ++rows) {
-        for (const int64_t element_bytes : {2, 4}) {
-          const int size =
-              cuda::portable_team_size(rows, vocab, element_bytes, multiprocessors, per_row);
-          expect(size == 1 || size == 2 || size == 4 || size == 8, "a team of 1, 2, 4 or 8");
-          if (size == 1) continue;
-          const int64_t one_percent = rows * vocab * element_bytes / 100;
-          expect(rows * size <= multiprocessors, "all blocks are resident at once");
-          expect(rows * per_row <= std::max<int64_t>(1 << 20, one_percent), "bytes of scratch");
-        }
-      }
-    }
-  }
-  expect(cuda::portable_team_size(1, 151936, 2, 108, cuda::team_scratch_bytes(151936)) == 8,
-         "one row has the largest team");
-}
-
 // Rows so long that float32 keys are counted per unit of several segments: top_p alone, with a
 // top_k that fits the list, and with one that does not.
 template <typename Element>
@@ -267,7 +245,6 @@ int main(int count, char** values) {
     kernel_agrees_with_a_sort<cuda::BFloat16>(trials, 2);
     kernel_agrees_with_a_sort<cuda::Float16>(trials, 3);
     sums_do_not_overflow();
-    portable_teams_stay_within_their_bounds();
     long_rows_agree_with_a_sort<float>();
     long_rows_agree_with_a_sort<cuda::BFloat16>();
     rows_do_not_affect_each_other();

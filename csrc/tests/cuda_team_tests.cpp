@@ -1,7 +1,8 @@
-// How many blocks share a row: the function that docs/kernels.md writes down, at its steps.
+// How many blocks share a row, and their scratch: what docs/kernels.md writes down.
 #include <cstdlib>
 
 #include "emulated_rows.h"
+#include "team.cuh"
 #include "team.h"
 
 namespace {
@@ -41,6 +42,32 @@ constexpr Case kPortable[] = {{1, 16383, 108, 1},    {1, 16384, 108, 2},   {1, 1
                               {1, 151936, 1, 1},     {6, 151936, 46, 4},   {5, 151936, 46, 8},
                               {11, 1 << 20, 142, 8}, {12, 1 << 20, 142, 1}};
 
+int portable_team_size(int64_t rows, int64_t vocab, int multiprocessors) {
+  const int64_t scratch = static_cast<int64_t>(cuda::team_scratch_bytes(vocab));
+  return cuda::portable_team_size(rows, vocab, multiprocessors, scratch);
+}
+
+void scratch_is_what_the_documentation_says() {
+  expect(cuda::team_scratch_bytes(32000) == 59392, "scratch of 32,000 columns");
+  expect(cuda::team_scratch_bytes(151936) == 63232, "scratch of 151,936 columns");
+  expect(cuda::team_scratch_bytes(1 << 20) == 91264, "scratch of 2^20 columns");
+}
+
+void portable_teams_stay_within_their_bounds() {
+  for (const int64_t vocab : {1, 16384, 32000, 151936, 1 << 20}) {
+    const int64_t per_row = static_cast<int64_t>(cuda::team_scratch_bytes(vocab));
+    for (const int multiprocessors : {1, 46, 108, 142}) {
+      for (int64_t rows = 1; rows < 600; ++rows) {
+        const int size = portable_team_size(rows, vocab, multiprocessors);
+        expect(size == 1 || size == 2 || size == 4 || size == 8, "a team of 1, 2, 4 or 8");
+        if (size == 1) continue;
+        expect(rows * size <= multiprocessors, "all blocks are resident at once");
+        expect(rows * per_row <= 1 << 20, "bytes of scratch");
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -49,14 +76,11 @@ int main() {
     expect_blocks(wanted, got, "cluster");
   }
   for (const Case& wanted : kPortable) {
-    // As at 32,000, 151,936 and 2^20 columns (docs/kernels.md).
-    const int64_t scratch = wanted.vocab <= 32000 ? 59392 : wanted.vocab <= 151936 ? 63232 : 91264;
-    for (const int64_t element_bytes : {2, 4}) {
-      const int got = cuda::portable_team_size(wanted.rows, wanted.vocab, element_bytes,
-                                               wanted.multiprocessors, scratch);
-      expect_blocks(wanted, got, "team without clusters");
-    }
+    const int got = portable_team_size(wanted.rows, wanted.vocab, wanted.multiprocessors);
+    expect_blocks(wanted, got, "team without clusters");
   }
+  scratch_is_what_the_documentation_says();
+  portable_teams_stay_within_their_bounds();
   std::printf("%s\n", failures == 0 ? "blocks of a row: all passed" : "blocks of a row: FAILED");
   return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
