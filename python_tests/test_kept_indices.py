@@ -135,6 +135,15 @@ def test_zero_rows_have_one_offset_and_no_ids(backend: str) -> None:
     assert autodeco_ext.kept_indices(torch.zeros(0, 5), capacity=3).ids.tolist() == [-1, -1, -1]
 
 
+def test_an_allocation_that_fails_is_named_with_the_reason_that_torch_gives() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        autodeco_ext.kept_indices(torch.zeros(1, 5), capacity=1 << 50)
+    message = str(caught.value)
+    assert message.startswith(f"autodeco_ext: could not allocate a tensor of shape [{1 << 50}]")
+    if torch.__version__ >= "2.13":  # before that its stable ABI does not say
+        assert "allocate memory" in message
+
+
 def test_a_row_that_is_invalid_has_no_ids_without_check(backend: str) -> None:
     logits = make_rows("gaussian", 6, 1500, torch.float32, generator(5))
     whole = autodeco_ext.kept_indices(logits, 0.9, 0.9, check=False)

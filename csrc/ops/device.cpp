@@ -28,13 +28,25 @@ void* current_stream(const char* op, int32_t device_index) {
   return stream;
 }
 
+// Of a row that is not valid, for the message.
 template <typename T>
-RowParameter<T> value_on_host(RowParameter<T> parameter, int64_t row) {
+RowParameter<T> value_on_host(const char* op, RowParameter<T> parameter, int64_t row) {
   if (parameter.per_row == nullptr) return parameter;
   RowParameter<T> result;
-  // If the copy fails, the message says 0; the row and the reason are right all the same.
-  cuda::read_value(parameter.per_row + row, &result.value, sizeof(T));
+  const int error = cuda::read_value(parameter.per_row + row, &result.value, sizeof(T));
+  if (error != 0) {
+    fail(op, "the values of an invalid row could not be read (", cuda::error_text(error),
+         ") in row ", row);
+  }
   return result;
+}
+
+// Why torch's last call failed, as it says from 2.13 on; the headers of 2.10 do not declare that.
+std::string reason_of_torch() {
+  using Function = const char* (*)();
+  static const auto function =
+      reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, "torch_exception_get_what_without_backtrace"));
+  return function == nullptr ? "" : std::string(": ") + function();
 }
 
 }  // namespace
@@ -61,7 +73,8 @@ Tensor allocate(const Tensor& logits, const std::vector<int64_t>& shape, ScalarT
   AtenTensorHandle handle = nullptr;
   if (aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
                                torch_dtype, device_type, logits.get_device_index(), &handle) != 0) {
-    throw std::runtime_error("autodeco_ext: no memory for an output of shape " + shape_text(shape));
+    throw std::runtime_error("autodeco_ext: could not allocate a tensor of shape " +
+                             shape_text(shape) + reason_of_torch());
   }
   return Tensor(handle);
 }
@@ -101,13 +114,13 @@ void RowStatuses::require_valid(const char* op, const FilterParameters& filters,
     const RowStatus status = static_cast<RowStatus>(statuses[row]);
     if (status == RowStatus::kValid) continue;
     FilterParameters of_row;
-    of_row.temperature = value_on_host(filters.temperature, row);
-    of_row.top_p = value_on_host(filters.top_p, row);
-    of_row.top_k = value_on_host(filters.top_k, row);
-    of_row.valid_vocab = value_on_host(filters.valid_vocab, row);
+    of_row.temperature = value_on_host(op, filters.temperature, row);
+    of_row.top_p = value_on_host(op, filters.top_p, row);
+    of_row.top_k = value_on_host(op, filters.top_k, row);
+    of_row.valid_vocab = value_on_host(op, filters.valid_vocab, row);
     std::vector<RowStatus> until(static_cast<size_t>(row + 1), RowStatus::kValid);
     until.back() = status;
-    require_valid_rows(op, until, of_row, value_on_host(labels, row));
+    require_valid_rows(op, until, of_row, value_on_host(op, labels, row));
   }
 }
 
