@@ -12,10 +12,6 @@ struct Digest {
   Scaling scaling;
   int num_segments;
 
-  // In units of 2^unit_shift segments.
-  __device__ __forceinline__ int num_units(int unit_shift) const {
-    return (num_segments + (1 << unit_shift) - 1) >> unit_shift;
-  }
   __device__ __forceinline__ float row_max() const { return head_of_block()->summary.max; }
   __device__ __forceinline__ uint64_t mass_of(float logit) const {
     return scaling.mass(logit, row_max());

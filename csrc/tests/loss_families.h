@@ -90,7 +90,6 @@ constexpr LossFamily kLossFamilies[] = {
     {"equal sums", &make_biased_sums},
     {"half far below", &make_kind<RowKind::kHalf>},
 };
-constexpr int kNumLossFamilies = static_cast<int>(std::size(kLossFamilies));
 
 // C of a token.
 inline double mass_at(const std::vector<float>& row, double temperature, int token,

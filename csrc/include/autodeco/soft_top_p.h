@@ -1,5 +1,5 @@
 // The soft-top-p loss of one row from sums over its tokens in rank order (docs/architecture.md,
-// «The training loss»), in double. Every device shares it: no library function is called.
+// «The training losses»), in double. Every device shares it: no library function is called.
 //
 // p are the probabilities at T, C and D the running sums of p and p * lambda with lambda = (l -
 // E[l]) / T, m = exp(-a (C - P)) where C > P and 1 elsewhere, u = p m. `static constexpr`: see
