@@ -138,7 +138,7 @@ def filter_logits(
     Args:
         logits, temperature, top_p, top_k, min_p, valid_vocab: as in `sample`. The logits must not
             require grad: the op has no gradient.
-        filter_value: what excluded tokens get.
+        filter_value: what excluded tokens get, a number, not NaN, rounded to float32.
         out: float32 tensor of the shape of `logits` to write to; `logits` itself, or memory apart
             from it.
 
@@ -160,7 +160,7 @@ def filter_logits(
     require_tensor("filter_logits", "logits", logits)
     require_supported_device("filter_logits", logits)
     require_no_grad("filter_logits", logits)
-    filter_value = number("filter_logits", "filter_value", filter_value)
+    filter_value = number("filter_logits", "filter_value", filter_value, "a number")
     parameters = filter_parameters(
         "filter_logits", logits, temperature, top_p, top_k, min_p, valid_vocab
     )

@@ -80,10 +80,31 @@ def test_columns_beyond_valid_vocab_get_the_filter_value(op_device: str) -> None
     assert (got > -INF).sum(-1).tolist() == [2, 6]
 
 
+def test_out_may_have_its_rows_in_any_order(op_device: str) -> None:
+    logits = rows().reshape(2, 5, 4, 777)
+    out = torch.empty(4, 2, 5, 800).permute(1, 2, 0, 3)[..., :777]
+    got = autodeco_ext.filter_logits(logits, 0.8, 0.9, out=out)
+    assert torch.equal(got, autodeco_ext.filter_logits(logits, 0.8, 0.9))
+
+
+def test_filter_value_is_one_number_rounded_to_float32(op_device: str) -> None:
+    logits = torch.tensor([[0.0, 1.0]])
+    for value, expected in ((0.1, 0.1), (-3, -3.0), (1e300, INF), (-1e300, -INF)):
+        got = autodeco_ext.filter_logits(logits, top_k=1, filter_value=value)
+        assert torch.equal(got, torch.tensor([[expected, 1.0]]))
+    with pytest.raises(TypeError, match="filter_value must be a number, got Tensor"):
+        autodeco_ext.filter_logits(logits, filter_value=torch.tensor(-1e4))
+
+
 def test_out_may_not_share_memory_in_a_way_that_loses_rows(op_device: str) -> None:
     logits = rows()
     with pytest.raises(ValueError, match="out must not share memory between its rows, got strides"):
         autodeco_ext.filter_logits(logits, out=torch.empty(1, 777).expand(40, 777))
+    # Each stride alone leads past a row, and yet rows (0, 1) and (1, 0) are the same memory.
+    shared = torch.randn(3 * 777).as_strided((2, 2, 777), (777, 777, 1))
+    for source in (torch.randn(2, 2, 777), shared):
+        with pytest.raises(ValueError, match=r"got strides \[777, 777, 1\]"):
+            autodeco_ext.filter_logits(source, out=shared)
     both = torch.randn(41, 777)
     with pytest.raises(ValueError, match="out must be logits itself or lie outside its memory"):
         autodeco_ext.filter_logits(both[:-1], out=both[1:])
@@ -101,4 +122,5 @@ def test_writing_to_out_is_seen_by_autograd(device: torch.device) -> None:
 
 def test_zero_rows_give_zero_rows(op_device: str) -> None:
     assert autodeco_ext.filter_logits(torch.zeros(0, 5), 0.7).shape == (0, 5)
+    assert autodeco_ext.filter_logits(torch.zeros(2, 0, 5)).shape == (2, 0, 5)
     assert autodeco_ext.distribution_stats(torch.zeros(2, 0, 5)).shape == (2, 0, 4)

@@ -1,5 +1,9 @@
 #include "autodeco/filter_logits.h"
 
+#include <algorithm>
+#include <utility>
+#include <vector>
+
 #include "../cpu/isa.h"
 #include "../cuda/filter_logits.h"
 #include "device.h"
@@ -23,14 +27,23 @@ const char* end_of(const Tensor& tensor) {
 // to a logit other than the one it replaces.
 void require_writable(const Tensor& logits, const Tensor& out,
                       const FilterLogitsArguments& arguments) {
+  if (out.numel() == 0) return;
   const RowLayout& rows = arguments.output_layout;
+  std::vector<std::pair<int64_t, int64_t>> dims;  // stride, size
   for (int dim = 0; dim < rows.num_dims; ++dim) {
-    if (rows.strides[dim] < rows.vocab) {
+    dims.emplace_back(rows.strides[dim], rows.sizes[dim]);
+  }
+  std::sort(dims.begin(), dims.end());
+  // A step along one dimension must lead past all that those of smaller strides span. Rows that are
+  // interleaved and yet apart are refused too.
+  int64_t span = rows.vocab;
+  for (const auto& [stride, size] : dims) {
+    if (stride < span) {
       fail(kOp, "out must not share memory between its rows, got strides ",
            shape_text({out.strides().begin(), out.strides().end()}));
     }
+    span += (size - 1) * stride;
   }
-  if (logits.numel() == 0) return;
   const char* logits_begin = static_cast<const char*>(logits.const_data_ptr());
   const char* out_begin = static_cast<const char*>(out.const_data_ptr());
   if (out_begin >= end_of(logits) || logits_begin >= end_of(out)) return;
@@ -66,7 +79,7 @@ void filter_logits_out(const Tensor& logits, const std::optional<Tensor>& temper
   const int64_t num_rows = arguments.layout.num_rows;
   arguments.logits = logits.const_data_ptr();
   arguments.output = out.mutable_data_ptr<float>();
-  arguments.filter_value = static_cast<float>(filter_value);
+  arguments.filter_value = to_float32(filter_value);
   arguments.filters =
       filter_parameters(kOp, logits, num_rows, temperature, temperature_value, top_p, top_p_value,
                         top_k, top_k_value, min_p, min_p_value, valid_vocab, valid_vocab_value);
