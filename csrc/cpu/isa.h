@@ -17,7 +17,6 @@ struct FloorArguments;
 namespace autodeco::cpu {
 
 enum class Isa { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
-constexpr int kNumIsas = 3;
 
 // The kernels compiled for one instruction set. Each works on the rows [begin, end).
 struct KernelTable {

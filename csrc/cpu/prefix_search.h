@@ -22,6 +22,8 @@ struct KeptSet {
   // Where the kept tokens are: in the list, or summed up per block in the summary.
   bool listed = false;
 
+  // What is_kept of last_kept.h says, without its branches: a loop over a list would mispredict
+  // them.
   bool contains(float logit, int column) const {
     const uint32_t token_key = order_key(logit);
     return (token_key > key) | ((token_key == key) & (column <= last_tie));
@@ -47,6 +49,21 @@ struct Prefix {
   uint32_t floor;   // the prefix does not end below, or what lies there is dropped afterwards
   bool last;        // no prefix of this one is looked for afterwards
 };
+
+// Place of the n-th logit that equals this one, of at least n.
+template <typename Element>
+int place_of_tie(const Element* logits, float logit, uint64_t n) {
+  for (int i = 0;; i += kLanes) {
+    uint32_t ties = bits_of(equal(load(logits + i), splat(logit)));
+    const uint64_t count = static_cast<uint64_t>(__builtin_popcount(ties));
+    if (count < n) {
+      n -= count;
+      continue;
+    }
+    for (; n > 1; --n) ties &= ties - 1;
+    return i + __builtin_ctz(ties);
+  }
+}
 
 // The kept set, and how it shrinks.
 template <typename Element>
@@ -282,7 +299,10 @@ class PrefixSearch {
       add_ties(end.key, end.ties, end.kept_ties);
       return;
     }
-    if (end.kept_ties > 0) kept_.last_tie = listed_tie(end);
+    if (end.kept_ties > 0) {
+      const int place = place_of_tie(list.logits, logit_of_key(end.key), end.kept_ties);
+      kept_.last_tie = list.columns[place];
+    }
     if (kept_.listed) {
       shorten_list();
     } else {
@@ -306,21 +326,6 @@ class PrefixSearch {
     kept_.last_tie = row_.vocab();
     kept_.all = false;
     return end;
-  }
-
-  int listed_tie(const PrefixEnd& end) const {
-    const float logit = logit_of_key(end.key);
-    uint64_t left = end.kept_ties;
-    for (int i = 0;; i += kLanes) {
-      uint32_t ties = bits_of(equal(load(search_.list.logits + i), splat(logit)));
-      const uint64_t count = static_cast<uint64_t>(__builtin_popcount(ties));
-      if (count < left) {
-        left -= count;
-        continue;
-      }
-      for (; left > 1; --left) ties &= ties - 1;
-      return search_.list.columns[i + __builtin_ctz(ties)];
-    }
   }
 
   // Drops what is not kept from the list.
@@ -367,17 +372,7 @@ class PrefixSearch {
   // Column of the n-th token of a block with this key.
   int column_of_tie(int number, uint32_t key, uint64_t n) const {
     const Block<Element> block = row_.block(number);
-    const float logit = logit_of_key(key);
-    for (int i = 0;; i += kLanes) {
-      uint32_t ties = bits_of(equal(load(block.data + i), splat(logit)));
-      const uint64_t count = static_cast<uint64_t>(__builtin_popcount(ties));
-      if (count < n) {
-        n -= count;
-        continue;
-      }
-      for (; n > 1; --n) ties &= ties - 1;
-      return block.begin + i + __builtin_ctz(ties);
-    }
+    return block.begin + place_of_tie(block.data, logit_of_key(key), n);
   }
 
   const Row<Element>& row_;

@@ -38,7 +38,6 @@ typedef uint16_t Elements16 __attribute__((vector_size(kLanes * sizeof(uint16_t)
 typedef int16_t Shorts __attribute__((vector_size(2 * kLanes * sizeof(int16_t))));
 typedef uint16_t UnsignedShorts __attribute__((vector_size(2 * kLanes * sizeof(uint16_t))));
 typedef uint64_t Words __attribute__((vector_size(kLanes * sizeof(uint64_t))));
-typedef double Doubles __attribute__((vector_size(kLanes * sizeof(double))));
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kLargestFloat = std::numeric_limits<float>::max();

@@ -6,6 +6,8 @@
 
 namespace autodeco {
 
+// Kernels draw from the first. semantics.md reserves the others; the demo's training draws from the
+// last, in Python.
 enum class RandomStream : uint32_t {
   kSample = 0,
   kSpeculativeAccept = 1,
