@@ -2,6 +2,7 @@
 // with no spare byte on either side, so that AddressSanitizer sees every stray access.
 // Compiled once per instruction set, like the kernels; AUTODECO_ISA names it.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -11,27 +12,18 @@
 #include <random>
 #include <vector>
 
-#include "autodeco/distribution_stats.h"
-#include "autodeco/filter_logits.h"
-#include "autodeco/kept_indices.h"
 #include "autodeco/order.h"
 #include "autodeco/philox.h"
-#include "autodeco/sample.h"
 #include "expect.h"
-#include "isa.h"
 #include "kept_set.h"
 #include "native_isa.h"
-
-namespace autodeco::cpu::AUTODECO_ISA {
-const KernelTable& kernels();
-}
+#include "native_rows.h"
 
 namespace {
 
 using namespace autodeco;
 using namespace autodeco::cpu::AUTODECO_ISA;
-using autodeco::tests::expect;
-using autodeco::tests::failures;
+using namespace autodeco::tests;
 
 // Known answers published with the Random123 library.
 void philox_matches_published_vectors() {
@@ -65,20 +57,28 @@ std::vector<int64_t> sorted_order(const std::vector<float>& row) {
 }
 
 // Length of the kept prefix from a full sort in double; top_p cuts within 2e-6 may go either way.
-bool kept_length_is_right(const std::vector<float>& row, float temperature, float top_p,
-                          int64_t top_k, int64_t kept) {
+bool kept_length_is_right(const std::vector<float>& row, const FilterParameters& filters,
+                          int64_t kept) {
+  const double temperature = filters.temperature.value;
+  const double top_p = filters.top_p.value;
+  const double min_p = filters.min_p.value;
+  if (temperature == 0.0) return kept == 1;
   const std::vector<int64_t> order = sorted_order(row);
-  const int64_t columns = static_cast<int64_t>(row.size());
-  const int64_t limit = top_k > 0 ? std::min(top_k, columns) : columns;
+  int64_t limit = std::count_if(row.begin(), row.end(), [](float l) { return l > -kInfinity; });
+  if (filters.top_k.value > 0) limit = std::min(limit, filters.top_k.value);
   std::vector<double> cumulative(static_cast<size_t>(limit));
   double sum = 0.0;
+  int64_t likely = 0;  // how many min_p leaves
   for (int64_t i = 0; i < limit; ++i) {
-    sum += std::exp((static_cast<double>(row[order[i]]) - row[order[0]]) / temperature);
+    const double below_max = static_cast<double>(row[order[i]]) - row[order[0]];
+    sum += std::exp(below_max / temperature);
     cumulative[i] = sum;
+    if (min_p <= 0.0 || below_max >= temperature * std::log(min_p)) ++likely;
   }
-  if (kept < 1 || kept > limit) return false;
-  if (top_p >= 1.0f) return kept == limit;
-  const bool enough = cumulative[kept - 1] / sum >= top_p - 2e-6;
+  likely = std::max(likely, int64_t{1});
+  if (kept < 1 || kept > likely) return false;
+  if (top_p >= 1.0) return kept == likely;
+  const bool enough = kept == likely || cumulative[kept - 1] / sum >= top_p - 2e-6;
   const bool shortest = kept == 1 || cumulative[kept - 2] / sum < top_p + 2e-6;
   return enough && shortest;
 }
@@ -154,80 +154,107 @@ void a_blind_sample_ends_in_histograms() {
     filters.valid_vocab.value = kColumns;
     const KeptSet kept = KeptSetFinder(row, scaling, *search).find(filters, 0);
     expect(search->coarse.count[1000] != kUntouched, "the histogram is used");
-    expect(kept_length_is_right(logits, 1.0f, top_p, 0, kept.count), "and right");
+    expect(kept_length_is_right(logits, filters, kept.count), "and right");
   }
+}
+
+// Every op of the sampler keeps the same tokens, those of a sort.
+void row_agrees_with_a_sort(const LastRow& row, int64_t seed, int64_t num_samples) {
+  const Draw drawn = draw(row, seed, num_samples);
+  expect(drawn.status == RowStatus::kValid, "row is valid");
+  expect(kept_length_is_right(row.columns, row.filters, drawn.kept), "length of the kept prefix");
+
+  const auto [logits_status, logits] = filtered(row);
+  expect(logits_status == RowStatus::kValid, "row is valid for filter_logits");
+  const std::vector<int64_t> order = sorted_order(row.columns);
+  for (int64_t rank = 0; rank < std::ssize(order); ++rank) {
+    expect(std::isfinite(logits[order[rank]]) == (rank < drawn.kept), "kept set is a prefix");
+  }
+  std::vector<int32_t> finite;
+  for (int32_t column = 0; column < std::ssize(logits); ++column) {
+    if (std::isfinite(logits[column])) finite.push_back(column);
+  }
+  expect(std::ssize(finite) == drawn.kept, "nothing is kept beyond the columns that exist");
+  const auto [kept_status, ids] = kept_columns(row);
+  expect(kept_status == RowStatus::kValid && ids == finite, "the kept columns");
+  for (int64_t i = 0; i < num_samples; ++i) {
+    const int64_t token = drawn.tokens[i];
+    expect(token >= 0 && token < std::ssize(row.columns) && std::isfinite(logits[token]),
+           "token is kept");
+    expect(std::isfinite(drawn.logprobs[i]) && std::isfinite(drawn.raw_logprobs[i]),
+           "logprobs are finite");
+  }
+
+  const auto [stats_status, stats] = stats_of(row);
+  expect(stats_status == RowStatus::kValid && stats[0] > 0.0f && stats[0] <= 1.0f &&
+             stats[3] >= stats[0],
+         "stats are in range");
 }
 
 void kernels_agree_with_a_sort() {
   std::mt19937_64 random(1);
   std::normal_distribution<float> normal;
-  const cpu::KernelTable& table = kernels();
+  const auto one_in = [&](uint64_t n) { return random() % n == 0; };
   for (int trial = 0; trial < 3000; ++trial) {
     const int64_t vocab = 1 + static_cast<int64_t>(random() % (trial % 100 == 0  ? 40000
                                                                : trial % 10 == 0 ? 5000
                                                                                  : 70));
-    std::vector<float> row(static_cast<size_t>(vocab));
-    const bool tied = trial % 3 == 0;
-    for (float& logit : row) {
+    const int64_t existing = one_in(4) ? 1 + static_cast<int64_t>(random() % vocab) : vocab;
+    std::vector<float> logits(static_cast<size_t>(existing));
+    const bool tied = one_in(3);
+    const bool masked = one_in(4);
+    for (float& logit : logits) {
       logit = 3.0f * normal(random);
       if (tied) logit = std::round(logit);
+      if (masked && one_in(2)) logit = -kInfinity;
     }
-    SampleArguments arguments;
-    arguments.logits = row.data();
-    arguments.layout.num_rows = 1;
-    arguments.layout.vocab = vocab;
-    arguments.filters.temperature.value = 0.1f + static_cast<float>(random() % 20) * 0.1f;
-    arguments.filters.top_p.value = static_cast<float>(random() % 110) * 0.01f + 1e-3f;
-    arguments.filters.top_k.value = trial % 2 == 0 ? static_cast<int64_t>(random() % 40) : 0;
-    arguments.filters.valid_vocab.value = vocab;
-    arguments.seed.value = static_cast<int64_t>(random());
-    arguments.num_samples = 1 + trial % 100;
-    std::vector<int64_t> tokens(static_cast<size_t>(arguments.num_samples), -7);
-    std::vector<float> logprobs(tokens.size()), raw_logprobs(tokens.size());
-    std::vector<RowStatus> status(1, RowStatus::kNoFiniteLogit);
-    std::vector<int64_t> kept(1, -7);
-    std::vector<float> log_kept_mass(1);
-    arguments.tokens = tokens.data();
-    arguments.logprobs = logprobs.data();
-    arguments.raw_logprobs = raw_logprobs.data();
-    arguments.status = status.data();
-    arguments.kept = kept.data();
-    arguments.log_kept_mass = log_kept_mass.data();
-    table.sample(arguments, 0, 1);
-    expect(status[0] == RowStatus::kValid, "row is valid");
+    if (masked) logits[random() % logits.size()] = 0.0f;
+    const int64_t num_rows = one_in(2) ? 1 : 2;
+    LastRow row(logits, vocab, num_rows, kDTypes[trial % 3]);
+    FilterParameters& filters = row.filters;
+    filters.temperature.value = one_in(20) ? 0.0f : 0.1f + static_cast<float>(random() % 20) * 0.1f;
+    filters.top_p.value = static_cast<float>(random() % 110) * 0.01f + 1e-3f;
+    filters.top_k.value = one_in(2) ? static_cast<int64_t>(random() % 40) : 0;
+    filters.min_p.value = one_in(3) ? static_cast<float>(random() % 1010) * 1e-3f : 0.0f;
+    row_agrees_with_a_sort(row, static_cast<int64_t>(random()), 1 + trial % 100);
+  }
+}
+
+// Every op says why, and leaves nothing of its output as it was.
+void row_is_refused(const LastRow& row, RowStatus why) {
+  constexpr int64_t kSamples = 3;
+  const Draw drawn = draw(row, 5, kSamples);
+  expect(drawn.status == why && drawn.kept == 0 && std::isnan(drawn.log_kept_mass),
+         "sample says why");
+  for (int64_t i = 0; i < kSamples; ++i) {
     expect(
-        kept_length_is_right(row, arguments.filters.temperature.value,
-                             arguments.filters.top_p.value, arguments.filters.top_k.value, kept[0]),
-        "length of the kept prefix");
+        drawn.tokens[i] == -1 && std::isnan(drawn.logprobs[i]) && std::isnan(drawn.raw_logprobs[i]),
+        "no token is drawn");
+  }
+  const auto [logits_status, logits] = filtered(row);
+  expect(logits_status == why, "filter_logits says why");
+  for (const float logit : logits) expect(logit == -kInfinity, "nothing but filter_value");
+  const auto [kept_status, ids] = kept_columns(row);
+  expect(kept_status == why && ids.empty(), "kept_indices says why");
+  const auto [stats_status, stats] = stats_of(row);
+  expect(stats_status == why, "distribution_stats says why");
+  for (const float value : stats) expect(std::isnan(value), "no stats");
+}
 
-    const std::vector<int64_t> order = sorted_order(row);
-    std::vector<float> filtered(row.size(), -7.0f);
-    FilterLogitsArguments filter;
-    filter.logits = row.data();
-    filter.layout = filter.output_layout = arguments.layout;
-    filter.filters = arguments.filters;
-    filter.filter_value = -std::numeric_limits<float>::infinity();
-    filter.output = filtered.data();
-    filter.status = status.data();
-    table.filter_logits(filter, 0, 1);
-    for (int64_t rank = 0; rank < vocab; ++rank) {
-      expect(std::isfinite(filtered[order[rank]]) == (rank < kept[0]), "kept set is a prefix");
+void invalid_rows_are_refused() {
+  for (const DType dtype : kDTypes) {
+    for (const int64_t columns : {1, 63, 512, 700}) {
+      std::vector<float> logits(static_cast<size_t>(columns), -kInfinity);
+      row_is_refused({logits, 700, 2, dtype}, RowStatus::kNoFiniteLogit);
+      logits[0] = 1.0f;
+      LastRow row(logits, 700, 2, dtype);
+      row.filters.temperature.value = -1.0f;
+      row_is_refused(row, RowStatus::kTemperatureInvalid);
+      logits.back() = kNaN;
+      row_is_refused({logits, 700, 2, dtype}, RowStatus::kLogitNaN);
+      logits.back() = kInfinity;
+      row_is_refused({logits, 700, 2, dtype}, RowStatus::kLogitPositiveInfinity);
     }
-    for (size_t i = 0; i < tokens.size(); ++i) {
-      expect(tokens[i] >= 0 && tokens[i] < vocab && std::isfinite(filtered[tokens[i]]),
-             "token is kept");
-      expect(std::isfinite(logprobs[i]) && std::isfinite(raw_logprobs[i]), "logprobs are finite");
-    }
-
-    std::vector<float> stats(kNumStats, -7.0f);
-    DistributionStatsArguments stats_arguments;
-    stats_arguments.logits = row.data();
-    stats_arguments.layout = arguments.layout;
-    stats_arguments.temperature = arguments.filters.temperature;
-    stats_arguments.output = stats.data();
-    stats_arguments.status = status.data();
-    table.distribution_stats(stats_arguments, 0, 1);
-    expect(stats[0] > 0.0f && stats[0] <= 1.0f && stats[3] >= stats[0], "stats are in range");
   }
 }
 
@@ -237,11 +264,15 @@ void kept_ids_stay_within_their_capacity() {
   std::normal_distribution<float> normal;
   const cpu::KernelTable& kernels = cpu::AUTODECO_ISA::kernels();
   constexpr int64_t kRows = 3;
-  for (const int64_t vocab : {int64_t{1}, int64_t{17}, int64_t{512}, int64_t{1300}}) {
+  for (int trial = 0; trial < 12; ++trial) {
+    const int64_t vocab = std::array{1, 17, 512, 1300}[trial % 4];
+    const DType dtype = kDTypes[trial / 4];
     std::vector<float> logits(static_cast<size_t>(kRows * vocab));
     for (float& logit : logits) logit = std::round(3.0f * normal(random));
     KeptIndicesArguments arguments;
-    arguments.logits = logits.data();
+    const std::vector<std::byte> memory = stored(logits, dtype);
+    arguments.logits = memory.data();
+    arguments.dtype = dtype;
     arguments.layout.num_rows = arguments.layout.sizes[0] = kRows;
     arguments.layout.vocab = arguments.layout.strides[0] = vocab;
     arguments.layout.num_dims = 1;
@@ -288,6 +319,7 @@ int main() {
   masses_of_blocks_are_right_in_any_order();
   a_blind_sample_ends_in_histograms();
   kernels_agree_with_a_sort();
+  invalid_rows_are_refused();
   kept_ids_stay_within_their_capacity();
   std::printf("%s\n", failures == 0 ? "native tests: all passed" : "native tests: FAILED");
   return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
