@@ -29,7 +29,8 @@ class SamplingLogitsProcessor(ModeProcessor):
             depends on it and on the number of tokens (padding included) before the drawn one.
             None: torch's generator.
 
-    A tensor may also have one entry per prompt: num_return_sequences repeats it like the prompts.
+    A tensor of parameters may also have one entry per prompt: num_return_sequences repeats it like
+    the prompts. Seeds are one per sequence.
 
     Returns:
         float32 scores [rows, vocab].
