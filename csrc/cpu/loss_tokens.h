@@ -71,8 +71,7 @@ int64_t equals_before_label(const LossRow<Element>& of) {
   return count;
 }
 
-// On which side of the cut the walk has put the label. Where P is within rounding of C_y, the sums
-// before y may say otherwise, and y would be missing from the head or counted in both.
+// On which side of the cut the walk has put the label, and where the head ends.
 class LabelSide {
  public:
   template <typename Element>
@@ -86,19 +85,14 @@ class LabelSide {
     }
   }
   void in_group(const HeadPart& part) { set(part.mass > 0.0); }
-  void set(bool is_head) { side_ = is_head ? Side::kHead : Side::kTail; }
+  void set(bool is_head) { side_ = is_head ? CutSide::kHead : CutSide::kTail; }
   const Edge& edge() const { return edge_; }
 
   // C_y of sums that are rounded otherwise than those of the walk.
-  double corrected(double mass, double top_p) const {
-    if (side_ == Side::kHead && mass > top_p) return top_p;
-    if (side_ == Side::kTail && !(mass > top_p)) return top_p + 0x1p-52;
-    return mass;
-  }
+  double corrected(double mass, double top_p) const { return mass_on_side(mass, top_p, side_); }
 
  private:
-  enum class Side { kUnknown, kHead, kTail };
-  Side side_ = Side::kUnknown;
+  CutSide side_ = CutSide::kUnknown;
   Edge edge_;
 };
 
