@@ -1,5 +1,5 @@
-// Native tests of what the CPU kernels compute with: vectors, exponentials and the decoding of 16
-// bits. Compiled once per instruction set, like the kernels; AUTODECO_ISA names it.
+// Native tests of what the CPU kernels compute with: vectors, exponentials, and 16 bits read and
+// written. Compiled once per instruction set, like the kernels; AUTODECO_ISA names it.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -119,39 +119,121 @@ void largest_of_16_bits_is_that_of_floats() {
   }
 }
 
-// From the definition of the format, by way of double.
-float decoded(uint16_t bits, int mantissa_bits, int bias) {
-  const int mantissa = bits & ((1 << mantissa_bits) - 1);
-  const int largest_exponent = (1 << (15 - mantissa_bits)) - 1;
-  const int exponent = (bits >> mantissa_bits) & largest_exponent;
-  const double sign = bits >> 15 != 0 ? -1.0 : 1.0;
-  if (exponent == largest_exponent) {
-    return mantissa != 0 ? kNaN : static_cast<float>(sign) * kInfinity;
+// A format of 16 bits, from its definition and by way of double.
+struct Format {
+  const char* name;
+  int mantissa_bits;
+  int bias;
+
+  // The pattern, without a bit in the mantissa; what is above it, but for the sign, is NaN.
+  int infinity() const { return 0x7fff >> mantissa_bits << mantissa_bits; }
+
+  // Of a pattern without sign; of infinity what follows the largest finite number.
+  double magnitude(int pattern) const {
+    const int mantissa = pattern & ((1 << mantissa_bits) - 1);
+    const int exponent = pattern >> mantissa_bits;
+    const int implicit = exponent == 0 ? 0 : 1 << mantissa_bits;
+    return std::ldexp(implicit + mantissa, std::max(exponent, 1) - bias - mantissa_bits);
   }
-  const int implicit = exponent == 0 ? 0 : 1 << mantissa_bits;
-  const int power = std::max(exponent, 1) - bias - mantissa_bits;
-  return static_cast<float>(sign * std::ldexp(implicit + mantissa, power));
-}
+
+  float decoded(int bits) const {
+    const int pattern = bits & 0x7fff;
+    if (pattern > infinity()) return kNaN;
+    const float value = pattern == infinity() ? kInfinity : static_cast<float>(magnitude(pattern));
+    return bits >> 15 != 0 ? -value : value;
+  }
+};
+
+constexpr Format kBFloat16 = {"bfloat16", 7, 127};
+constexpr Format kFloat16 = {"float16", 10, 15};
 
 bool same_float(float a, float b) {
   return (a != a && b != b) || std::bit_cast<uint32_t>(a) == std::bit_cast<uint32_t>(b);
 }
 
+// On the heap and exactly as long as a vector.
 template <typename Element>
-void every_pattern_is_decoded(int mantissa_bits, int bias, const char* what) {
+std::vector<Element> stored(Floats values) {
+  std::vector<Element> elements(kLanes);
+  store(elements.data(), values);
+  return elements;
+}
+
+template <typename Element>
+void every_pattern_is_read_and_written(const Format& format) {
   for (int begin = 0; begin < 65536; begin += kLanes) {
-    // On the heap and exactly as long as a vector.
     std::vector<Element> elements(kLanes);
     for (int lane = 0; lane < kLanes; ++lane) {
       elements[lane].bits = static_cast<uint16_t>(begin + lane);
     }
     const Floats values = load(elements.data());
+    const std::vector<Element> written = stored<Element>(values);
     for (int lane = 0; lane < kLanes; ++lane) {
-      const float expected = decoded(elements[lane].bits, mantissa_bits, bias);
-      expect(same_float(values[lane], expected), what);
-      expect(same_float(to_float(elements[lane]), expected), what);
+      const float expected = format.decoded(begin + lane);
+      expect(same_float(values[lane], expected), format.name);
+      expect(same_float(to_float(elements[lane]), expected), format.name);
+      const int bits = written[lane].bits;
+      expect(std::isnan(expected) ? std::isnan(format.decoded(bits)) : bits == begin + lane,
+             "what 16 bits hold is written as it was read");
     }
   }
+}
+
+// Between all neighbours, the largest finite number and infinity among them.
+template <typename Element>
+void floats_are_rounded_to_nearest_even(const Format& format) {
+  for (int begin = 0; begin < format.infinity(); begin += kLanes) {
+    for (const int sign : {0, 0x8000}) {
+      Floats below = {};
+      Floats halfway = {};
+      Floats above = {};
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int pattern = begin + lane;
+        const double sum = format.magnitude(pattern) + format.magnitude(pattern + 1);
+        const float middle = static_cast<float>(0.5 * sum);  // exact
+        const float factor = sign == 0 ? 1.0f : -1.0f;
+        below[lane] = factor * std::nextafter(middle, 0.0f);
+        halfway[lane] = factor * middle;
+        above[lane] = factor * std::nextafter(middle, kInfinity);
+      }
+      const std::vector<Element> of_below = stored<Element>(below);
+      const std::vector<Element> of_halfway = stored<Element>(halfway);
+      const std::vector<Element> of_above = stored<Element>(above);
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int pattern = begin + lane;
+        expect(of_below[lane].bits == (sign | pattern), "less than half a step is dropped");
+        expect(of_halfway[lane].bits == (sign | (pattern + pattern % 2)), "half is made even");
+        expect(of_above[lane].bits == (sign | (pattern + 1)), "more than half is rounded up");
+      }
+    }
+  }
+}
+
+template <typename Element>
+void what_16_bits_cannot_hold_is_infinite_or_nan(const Format& format) {
+  const int infinity = format.infinity();
+  for (const float beyond : {kLargestFloat, kInfinity}) {
+    expect(stored<Element>(splat(beyond))[0].bits == infinity, "beyond the largest number");
+    expect(stored<Element>(splat(-beyond))[0].bits == (0x8000 | infinity), "below the least one");
+  }
+  for (const uint32_t sign : {0u, 0x80000000u}) {
+    for (int bit = 0; bit < 23; ++bit) {
+      for (const uint32_t payload : {1u << bit, (2u << bit) - 1u}) {
+        // As integers: arithmetic would make the NaN a quiet one first.
+        const UnsignedInts bits = UnsignedInts{} + (sign | 0x7f800000u | payload);
+        const std::vector<Element> written = stored<Element>(reinterpret_cast<Floats>(bits));
+        expect(std::isnan(format.decoded(written[kLanes - 1].bits)),
+               "NaN is written as NaN, whatever its payload");
+      }
+    }
+  }
+}
+
+template <typename Element>
+void sixteen_bits_are_read_and_written(const Format& format) {
+  every_pattern_is_read_and_written<Element>(format);
+  floats_are_rounded_to_nearest_even<Element>(format);
+  what_16_bits_cannot_hold_is_infinite_or_nan<Element>(format);
 }
 
 void lanes_are_all_reduced() {
@@ -181,8 +263,8 @@ int main() {
   exp2_is_as_accurate_as_it_says();
   exp2_is_right_at_its_ends();
   share_of_epsilon_is_as_accurate_as_it_says();
-  every_pattern_is_decoded<BFloat16>(7, 127, "bfloat16");
-  every_pattern_is_decoded<Float16>(10, 15, "float16");
+  sixteen_bits_are_read_and_written<BFloat16>(kBFloat16);
+  sixteen_bits_are_read_and_written<Float16>(kFloat16);
   largest_of_16_bits_is_that_of_floats<BFloat16>();
   largest_of_16_bits_is_that_of_floats<Float16>();
   lanes_are_all_reduced();
