@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -71,6 +72,43 @@ def _per_row(op: str, name: str, value: object, logits: Tensor) -> Tensor:
     return value.long() if integer else value.float()
 
 
+# Argument, requirement, which values are good, values [rows].
+RowCheck = tuple[str, str, Callable[[Tensor], Tensor], Tensor]
+
+
+def check_logits(op: str, logits: object) -> None:
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        got = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
+        raise TypeError(message(op, "logits", "must be a floating point tensor", got))
+    if logits.dim() == 0 or logits.shape[-1] == 0:
+        got = list(logits.shape)
+        raise ValueError(message(op, "logits", "must have shape [..., V] with V >= 1", got))
+
+
+def logits_checks(logits: Tensor) -> list[RowCheck]:
+    """Of logits [rows, V]."""
+    largest = logits.detach().amax(-1)  # NaN if the row has one
+    return [
+        ("logits", "must not be NaN", lambda x: ~x.isnan(), largest),
+        ("logits", "must not be +inf", lambda x: x != torch.inf, largest),
+        ("logits", "must have a finite value", lambda x: x != -torch.inf, largest),
+    ]
+
+
+def raise_at_invalid_row(op: str, checks: list[RowCheck], looked_at: Tensor | None = None) -> None:
+    """Names the first invalid row by the first check that it fails.
+
+    looked_at: bool [rows]; the other rows may hold anything.
+    """
+    invalid = torch.stack([~good(values) for _, _, good, values in checks])  # [checks, rows]
+    if looked_at is not None:
+        invalid &= looked_at
+    if invalid.any():
+        row = int(invalid.any(0).nonzero()[0])
+        name, requirement, _, values = checks[int(invalid[:, row].nonzero()[0])]
+        raise ValueError(message(op, name, requirement, f"{values[row].item()} in row {row}"))
+
+
 def check_rows(
     op: str,
     logits: Tensor,
@@ -82,12 +120,7 @@ def check_rows(
     dtype: torch.dtype = torch.float64,
 ) -> Rows:
     """Converts the arguments to ``dtype`` and names the first invalid row and why it is one."""
-    if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        got = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
-        raise TypeError(message(op, "logits", "must be a floating point tensor", got))
-    if logits.dim() == 0 or logits.shape[-1] == 0:
-        got = list(logits.shape)
-        raise ValueError(message(op, "logits", "must have shape [..., V] with V >= 1", got))
+    check_logits(op, logits)
     vocab = logits.shape[-1]
     given = {
         "temperature": temperature,
@@ -101,17 +134,7 @@ def check_rows(
     flat = logits.reshape(-1, vocab).to(dtype).where(exists, -torch.inf) + 0.0
 
     checks = [(name, *_RULES[name], values) for name, values in per_row.items()]
-    largest = flat.detach().amax(-1)  # NaN if the row has one
-    checks += [
-        ("logits", "must not be NaN", lambda x: ~x.isnan(), largest),
-        ("logits", "must not be +inf", lambda x: x != torch.inf, largest),
-        ("logits", "must have a finite value", lambda x: x != -torch.inf, largest),
-    ]
-    invalid = torch.stack([~good(values) for _, _, good, values in checks])  # [checks, rows]
-    if invalid.any():
-        row = int(invalid.any(0).nonzero()[0])
-        name, requirement, _, values = checks[int(invalid[:, row].nonzero()[0])]
-        raise ValueError(message(op, name, requirement, f"{values[row].item()} in row {row}"))
+    raise_at_invalid_row(op, checks + logits_checks(flat))
     floats = [per_row[name][:, None].to(dtype) for name in ("temperature", "top_p", "min_p")]
     return Rows(flat, floats[0], floats[1], per_row["top_k"][:, None], floats[2])
 

@@ -1,11 +1,12 @@
 """The two training losses of the heads in plain PyTorch; public as part of autodeco_ext.reference.
 
 A position has logits l [V] of the frozen base, the heads' T and P, and a label y (the next token,
-already shifted). Only positions that count are read: ignored labels and dropped easy tokens may
-hold anything. Computed in the widest dtype that comes in, float32 at least.
+already shifted). Only positions with a label are read: ignored ones may hold anything. Computed in
+the widest dtype that comes in, float32 at least.
 
 Shared arguments:
-    logits [..., V] floating point; temperature, top_p [...]; labels int64 [...].
+    logits [..., V] floating point; temperature, top_p [...], floating point, T finite and >= 0 (> 0
+        without a clamp), P in [0, 1]; labels int64 [...], in 0 .. V-1 or ignore_index.
     drop_uniform: [...] in [0, 1). A position whose argmax is the label (an easy token) is dropped
         where it is below easy_token_drop. None drops nothing here, where the ops, as training does,
         draw the numbers: give both the same ones to compare them.
@@ -19,13 +20,20 @@ Shared arguments:
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autodeco_ext._reference_checks import message
+from autodeco_ext._reference_checks import (
+    RowCheck,
+    check_logits,
+    logits_checks,
+    message,
+    raise_at_invalid_row,
+)
 
 
 class AutoDecoLoss(NamedTuple):
@@ -46,6 +54,52 @@ class _Counted(NamedTuple):
     top_p: Tensor | None
 
 
+def _check_tensor(op: str, name: str, value: object, shape: list[int]) -> None:
+    got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+    if name == "labels":
+        kind, fits = "an int64", got == torch.int64
+    else:
+        kind, fits = "a floating point", isinstance(value, Tensor) and value.is_floating_point()
+    if not fits:
+        raise TypeError(message(op, name, f"must be {kind} tensor", got))
+    if list(value.shape) != shape:
+        raise ValueError(message(op, name, f"must have shape {shape}", list(value.shape)))
+
+
+def _check_constants(op: str, easy_token_drop: float, **constants: float) -> None:
+    for name, value in constants.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(message(op, name, "must be finite and >= 0", value))
+    if not 0 <= easy_token_drop <= 1:
+        raise ValueError(message(op, "easy_token_drop", "must be in [0, 1]", easy_token_drop))
+
+
+def _check_labelled_rows(
+    op: str,
+    logits: Tensor,
+    temperature: Tensor,
+    top_p: Tensor | None,
+    labels: Tensor,
+    ignore_index: int,
+    clamp: float,
+) -> None:
+    vocab = logits.shape[-1]
+    in_vocab = f"must be in 0 .. {vocab - 1} or {ignore_index}"
+    checks: list[RowCheck] = [
+        ("labels", in_vocab, lambda y: (y >= 0) & (y < vocab), labels.flatten()),
+        # Before T and P, which may be NaN because heads read them.
+        *logits_checks(logits.reshape(-1, vocab)),
+    ]
+    t = temperature.detach().flatten()
+    checks.append(("temperature", "must be finite and >= 0", lambda t: t.isfinite() & (t >= 0), t))
+    if clamp == 0:
+        checks.append(("temperature", "must be > 0 where its clamp is 0", lambda t: t > 0, t))
+    if top_p is not None:
+        p = top_p.detach().flatten()
+        checks.append(("top_p", "must be in [0, 1]", lambda p: (p >= 0) & (p <= 1), p))
+    raise_at_invalid_row(op, checks, looked_at=(labels != ignore_index).flatten())
+
+
 def _counted(
     op: str,
     logits: Tensor,
@@ -55,17 +109,17 @@ def _counted(
     drop_uniform: Tensor | None,
     easy_token_drop: float,
     ignore_index: int,
+    clamp: float,
 ) -> _Counted:
+    check_logits(op, logits)
     shape, vocab = list(logits.shape[:-1]), logits.shape[-1]
-    tensors = {"temperature": temperature, "top_p": top_p, "labels": labels}
-    for name, value in (tensors | {"drop_uniform": drop_uniform}).items():
-        if value is not None and list(value.shape) != shape:
-            raise ValueError(message(op, name, f"must have shape {shape}", list(value.shape)))
+    for name, value in {"temperature": temperature, "labels": labels}.items():
+        _check_tensor(op, name, value, shape)
+    for name, value in {"top_p": top_p, "drop_uniform": drop_uniform}.items():
+        if value is not None:
+            _check_tensor(op, name, value, shape)
+    _check_labelled_rows(op, logits, temperature, top_p, labels, ignore_index, clamp)
     mask = labels != ignore_index
-    outside = labels[mask & ((labels < 0) | (labels >= vocab))]
-    if len(outside):
-        requirement = f"must be in 0 .. {vocab - 1} or {ignore_index}"
-        raise ValueError(message(op, "labels", requirement, int(outside[0])))
     if drop_uniform is not None:
         is_largest = logits == logits.amax(-1, keepdim=True)
         index = torch.arange(vocab, device=logits.device)
@@ -133,8 +187,17 @@ def temperature_loss(
     megatron = _is_megatron(op, variant)
     if temperature_clamp is None:
         temperature_clamp = 0.0 if megatron else 0.01
+    _check_constants(op, easy_token_drop, temperature_clamp=temperature_clamp)
     rows = _counted(
-        op, logits, temperature, None, labels, drop_uniform, easy_token_drop, ignore_index
+        op,
+        logits,
+        temperature,
+        None,
+        labels,
+        drop_uniform,
+        easy_token_drop,
+        ignore_index,
+        temperature_clamp,
     )
     log_probs = _log_softmax(rows.logits, rows.temperature, temperature_clamp)
     label_log_prob = log_probs.gather(-1, rows.labels)
@@ -184,8 +247,25 @@ def soft_top_p_loss(
         raise ValueError(message(op, "cumulative", requirement, repr(cumulative)))
     if top_p_temperature_clamp is None:
         top_p_temperature_clamp = 0.0 if megatron else 1e-8
-    drop = drop_uniform if megatron else None
-    rows = _counted(op, logits, temperature, top_p, labels, drop, easy_token_drop, ignore_index)
+    _check_constants(
+        op,
+        easy_token_drop,
+        steepness=steepness,
+        top_p_temperature_clamp=top_p_temperature_clamp,
+        mass_eps=mass_eps,
+        probability_eps=probability_eps,
+    )
+    rows = _counted(
+        op,
+        logits,
+        temperature,
+        top_p,
+        labels,
+        drop_uniform if megatron else None,
+        easy_token_drop,
+        ignore_index,
+        top_p_temperature_clamp,
+    )
 
     # Adding zero makes -0.0 equal to +0.0, so that ties are in index order on every backend.
     order = (rows.logits.detach() + 0.0).sort(dim=-1, descending=True, stable=True).indices

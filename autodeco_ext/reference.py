@@ -16,8 +16,10 @@ temperature, top_p and min_p are rounded to float32 first, whatever they come in
 tokens is (logit descending, index ascending), -0.0 equal to +0.0. Filters run in the order
 temperature, top_k, top_p, min_p, each on what the ones before it kept.
 
-Every function raises ValueError for shapes that do not fit, for values out of range and for an
-invalid row (NaN, +inf, or no finite logit), which it names; TypeError for a wrong type or dtype.
+The sampling functions and the losses raise ValueError for shapes that do not fit, for values out of
+range and for an invalid row (NaN, +inf, or no finite logit), which they name; TypeError for a wrong
+type or dtype. The functions of the heads do so where they read statistics of the logits; draw and
+the random numbers take any values.
 """
 
 from __future__ import annotations

@@ -302,12 +302,17 @@ def test_the_widest_dtype_that_comes_in_is_used() -> None:
         ({"variant": "other"}, "temperature_loss: variant must be 'released' or 'megatron'"),
         ({"cumulative": "half"}, "soft_top_p_loss: cumulative must be 'inclusive' or 'exclusive'"),
         ({"reduction": "max"}, "temperature_loss: reduction must be 'mean', 'sum' or 'none'"),
-        ({"labels": torch.tensor([0, 3])}, "labels must be in 0 .. 2 or -100, got 3"),
-        ({"labels": torch.tensor([0, -1])}, "labels must be in 0 .. 2 or -100, got -1"),
+        ({"labels": torch.tensor([0, 3])}, "labels must be in 0 .. 2 or -100, got 3 in row 1"),
+        ({"labels": torch.tensor([0, -1])}, "labels must be in 0 .. 2 or -100, got -1 in row 1"),
         ({"labels": torch.tensor([0])}, r"labels must have shape \[2\], got \[1\]"),
         ({"temperature": torch.ones(2, 1)}, r"temperature must have shape \[2\], got \[2, 1\]"),
         ({"top_p": torch.ones(3)}, r"top_p must have shape \[2\], got \[3\]"),
         ({"drop_uniform": torch.ones(3)}, r"drop_uniform must have shape \[2\], got \[3\]"),
+        ({"logits": torch.zeros(2, 0)}, r"logits must have shape \[..., V\] with V >= 1"),
+        ({"steepness": -1.0}, "soft_top_p_loss: steepness must be finite and >= 0, got -1.0"),
+        ({"mass_eps": INF}, "soft_top_p_loss: mass_eps must be finite and >= 0, got inf"),
+        ({"temperature_clamp": NAN}, "temperature_loss: temperature_clamp must be finite and >= 0"),
+        ({"easy_token_drop": 1.5}, r"easy_token_drop must be in \[0, 1\], got 1.5"),
     ],
 )
 def test_bad_arguments_are_explained(changes: dict, text: str) -> None:
@@ -315,3 +320,74 @@ def test_bad_arguments_are_explained(changes: dict, text: str) -> None:
     arguments |= {"temperature": torch.ones(2), "top_p": torch.ones(2)}
     with pytest.raises(ValueError, match="^autodeco_ext.reference..*" + text):
         reference.autodeco_loss(**(arguments | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"logits": [[0.0]]}, "logits must be a floating point tensor, got list"),
+        ({"logits": torch.zeros(2, 3).long()}, "logits must be a floating point tensor, got torch"),
+        ({"labels": torch.zeros(2)}, "labels must be an int64 tensor, got torch.float32"),
+        ({"temperature": 1.0}, "temperature must be a floating point tensor, got float"),
+        ({"top_p": torch.ones(2).long()}, "top_p must be a floating point tensor, got torch.int64"),
+    ],
+)
+def test_bad_types_are_explained(changes: dict, text: str) -> None:
+    with pytest.raises(TypeError, match="^autodeco_ext.reference..*" + text):
+        reference.autodeco_loss(**(three_rows() | changes))
+
+
+def three_rows() -> dict:
+    return {
+        "logits": row().repeat(3, 1),
+        "temperature": torch.ones(3),
+        "top_p": torch.full((3,), 0.5),
+        "labels": torch.tensor([0, 1, -100]),
+    }
+
+
+INVALID = [
+    ("temperature", INF, "temperature must be finite and >= 0, got inf"),
+    ("temperature", NAN, "temperature must be finite and >= 0, got nan"),
+    ("temperature", -1.0, "temperature must be finite and >= 0, got -1.0"),
+    ("top_p", NAN, r"top_p must be in \[0, 1\], got nan"),
+    ("top_p", 1.5, r"top_p must be in \[0, 1\], got 1.5"),
+    ("top_p", -0.5, r"top_p must be in \[0, 1\], got -0.5"),
+    ("logits", NAN, "logits must not be NaN, got nan"),
+    ("logits", INF, r"logits must not be \+inf, got inf"),
+    ("logits", -INF, "logits must have a finite value, got -inf"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "text"), INVALID)
+def test_an_invalid_row_is_named_where_it_has_a_label(name: str, value: float, text: str) -> None:
+    arguments = three_rows()
+    expected = reference.autodeco_loss(**arguments)
+    arguments[name][2] = value  # of the ignored row
+    assert torch.equal(reference.autodeco_loss(**arguments).loss, expected.loss)
+    arguments[name][1] = value
+    with pytest.raises(ValueError, match=f"{text} in row 1$"):
+        reference.autodeco_loss(**arguments)
+
+
+def test_a_temperature_of_zero_needs_a_clamp() -> None:
+    arguments = three_rows()
+    arguments["temperature"][1] = 0.0
+    assert reference.autodeco_loss(**arguments).loss.isfinite()
+    with pytest.raises(ValueError, match=r"must be > 0 where its clamp is 0, got 0.0 in row 1$"):
+        reference.autodeco_loss(**arguments, variant="megatron")
+
+
+def test_a_label_is_named_before_logits_and_logits_before_a_temperature() -> None:
+    arguments = three_rows()
+    for name, value in (("temperature", NAN), ("logits", NAN), ("labels", 7)):
+        arguments[name][1] = value
+        with pytest.raises(ValueError, match=f"{name} must .* in row 1$"):
+            reference.autodeco_loss(**arguments)
+
+
+def test_an_easy_token_that_is_dropped_must_be_valid_too() -> None:
+    arguments = three_rows() | {"drop_uniform": torch.zeros(3)}
+    arguments["temperature"][0] = NAN
+    with pytest.raises(ValueError, match=r"temperature must be finite and >= 0, got nan in row 0$"):
+        reference.autodeco_loss(**arguments)
