@@ -106,14 +106,17 @@ def linear_autodeco_loss(
             of positions they count: under gradient accumulation and data parallelism the number
             of all of them together. A number >= 0 or a tensor of one element, whose value is not
             checked. Less than 1 counts as 1.
-        check: as in `autodeco_loss`; False leaves invalid logits an error on the CPU.
+        check: as in `autodeco_loss`. On the CPU, False leaves a row whose logits or T a head cannot
+            read statistics of an error; where no head reads them (no top-p head, or one without
+            enhanced features), such a row has the loss NaN as well.
 
     Returns:
         AutoDecoLoss(loss, temperature_loss, top_p_loss), float32.
 
     Raises:
         ValueError: a shape, device or value that does not fit, or an invalid row, numbered as in
-            `labels.flatten()`.
+            `labels.flatten()`. Rows are looked at chunk by chunk; on the CPU, where a head reads
+            statistics, the logits and T of a chunk's rows come before its labels.
         TypeError: an argument of the wrong type.
         RuntimeError: a second derivative.
 

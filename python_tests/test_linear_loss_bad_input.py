@@ -165,6 +165,42 @@ def test_an_invalid_row_is_named_by_its_place_in_the_labels(chunk_size: int) -> 
     assert all(one.grad.isfinite().all() for one in case.heads.parameters())
 
 
+@pytest.mark.parametrize(("chunk_size", "named"), [(1, "labels"), (100, "logits")])
+def test_features_read_the_logits_of_a_chunk_before_its_labels_are_looked_at(
+    chunk_size: int, named: str
+) -> None:
+    case, without_features = Case(), Case(use_enhanced_features=False)
+    for one in (case, without_features):
+        one.labels[0, 3] = VOCAB
+        one.hidden[1, 1] = torch.nan
+    rows = {"labels": 3, "logits": 8}
+    with pytest.raises(ValueError, match=f"linear_autodeco_loss: {named} .* in row {rows[named]}$"):
+        case.loss(chunk_size=chunk_size)
+    with pytest.raises(ValueError, match=r"linear_autodeco_loss: labels .* in row 3$"):
+        without_features.loss(chunk_size=chunk_size)
+
+
+@pytest.mark.parametrize("missing", ["use_enhanced_features", "enable_top_p_head"])
+def test_without_check_what_no_head_reads_is_nan(missing: str) -> None:
+    case = Case(**{missing: False})
+    case.labels[0, 3] = VOCAB
+    case.hidden[1, 1] = torch.nan
+    loss = case.loss(check=False, reduction="none").temperature_loss
+    expected = torch.zeros(2, 7, dtype=torch.bool)
+    expected[0, 3] = expected[1, 1] = True
+    assert torch.equal(loss.isnan(), expected)
+
+
+def test_without_check_what_a_head_reads_is_an_error_and_a_label_is_nan() -> None:
+    case = Case()
+    case.labels[0, 3] = VOCAB
+    loss = case.loss(check=False, reduction="none").loss
+    assert loss.isnan().nonzero().tolist() == [[0, 3]]
+    case.hidden[1, 1] = torch.nan
+    with pytest.raises(ValueError, match=r"linear_autodeco_loss: logits .* in row 8$"):
+        case.loss(check=False)
+
+
 def test_an_invalid_prediction_is_told_from_an_argument() -> None:
     case = Case()
     last = case.heads.temp_head.mlp[2]
