@@ -99,3 +99,14 @@ def test_tracers_and_transforms_see_the_op() -> None:
     assert torch.equal(traced(temperature), step(temperature))
     with pytest.raises(RuntimeError, match="setup_context"):  # torch's: it has no rule for them
         torch.func.grad(step)(temperature)
+
+
+def test_vmap_maps_a_loss() -> None:
+    leaves, labels = example()
+    rows = [leaf.detach() for leaf in leaves]
+
+    def loss_of_row(*row: Tensor) -> Tensor:
+        return losses_of(*row).loss
+
+    mapped = torch.vmap(loss_of_row)(*rows, labels)
+    assert torch.equal(mapped, losses_of(*rows, labels, reduction="none").loss)
