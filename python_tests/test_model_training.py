@@ -189,6 +189,16 @@ def test_nothing_to_score_in_training_is_a_differentiable_zero():
     assert loss == 0 and all((one == 0).all() for one in head_gradients(model, loss))
 
 
+def test_no_positions_are_a_differentiable_zero_and_show_nothing_of_the_base():
+    model, none = tiny_autodeco(), torch.tensor([], dtype=torch.int64)
+    loss = training_loss(model, logits_to_keep=none)
+    assert loss == 0 and all((one == 0).all() for one in head_gradients(model, loss))
+    refused = hyperclovax(3.0)
+    assert training_loss(refused, logits_to_keep=none) == 0
+    with pytest.raises(ValueError, match="skip_logits must be False for HyperCLOVAXForCausalLM"):
+        training_loss(refused)
+
+
 def test_micro_batches_add_up():
     model = tiny_autodeco()
     torch.manual_seed(2)

@@ -6,7 +6,8 @@ import copy
 
 import pytest
 import torch
-from word_problems import made_up_problems, word_model, word_tokenizer
+from transformers import GraniteConfig, GraniteForCausalLM
+from word_problems import WORDS, made_up_problems, word_model, word_tokenizer
 
 from autodeco_ext import AutoDecoModelForCausalLM
 from autodeco_ext.evaluation.answering import Answer, Answerer
@@ -128,3 +129,44 @@ def test_a_base_that_changes_logits_after_its_lm_head_is_refused() -> None:
     answerer.model.forward = capped
     with pytest.raises(ValueError, match="got logits that are changed after it"):
         cache_positions(answerer, answers)
+
+
+def test_a_scale_of_the_base_that_is_known_is_trained_with() -> None:
+    divisor = 4.0  # a power of two, which rounds nothing
+    torch.manual_seed(0)
+    model = AutoDecoModelForCausalLM.from_base(granite(divisor)).eval()
+    answerer = Answerer(model, word_tokenizer(), FewShotPrompt(), max_new_tokens=8)
+    problems = made_up_problems(4)
+    answers = list(answerer.answer(problems, [STATIC], samples=2, seed=0)["T = 1"])
+    cached = cache_positions(answerer, answers)
+    plain = CachedPositions(cached.hidden_states, cached.labels, cached.answers)
+    scaled = copy.deepcopy(model.get_output_embeddings())
+    with torch.no_grad():
+        scaled.weight /= divisor
+    trained = []
+    for lm_head, positions in ((model.get_output_embeddings(), cached), (scaled, plain)):
+        heads = copy.deepcopy(model.heads)
+        fit_heads(heads, lm_head, positions, FitSettings(epochs=2), vocab=answerer.vocab)
+        trained.append(torch.cat([one.flatten() for one in heads.parameters()]))
+    assert torch.equal(*trained)
+
+
+def granite(divisor: float) -> GraniteForCausalLM:
+    """A random base that divides its LM head's output."""
+    config = GraniteConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=1,
+        logits_scaling=divisor,
+    )
+    base = GraniteForCausalLM(config).eval()
+    with torch.no_grad():
+        base.lm_head.weight.normal_(0, 1)
+    return base

@@ -56,7 +56,6 @@ def _constants(model: Any) -> tuple[Any, ...]:
 
 
 @torch.compiler.disable(reason="it decides on a value")
-@torch.no_grad()
 def check_logits_transform(
     model: Any, transform: Step | None, hidden_states: torch.Tensor, logits: torch.Tensor
 ) -> None:
@@ -65,18 +64,27 @@ def check_logits_transform(
     It looks once per model and constants of the transform: it multiplies the LM head and waits for
     the device. A change that these rows do not show (a soft cap far above their logits) passes.
     """
-    if _checked.get(model) == _constants(model):
+    # No position shows nothing: the next batch is looked at.
+    if logits.numel() == 0 or _checked.get(model) == _constants(model):
         return
-    ours = model.get_output_embeddings()(hidden_states)
-    if transform is not None:
-        ours = transform(ours)
-    if ours.shape != logits.shape or not _are_close(ours, logits):
+    if not makes_logits(model, transform, hidden_states, logits):
         raise ValueError(
             "autodeco_ext.AutoDecoModelForCausalLM.forward: skip_logits must be False for"
             f" {model._base_class.__name__}, which changes its logits after the LM head in a way"
             " that is not known here, got True (the default in training)"
         )
     _checked[model] = _constants(model)
+
+
+@torch.no_grad()
+def makes_logits(
+    model: Any, transform: Step | None, hidden_states: torch.Tensor, logits: torch.Tensor
+) -> bool:
+    """Whether the LM head and transform make the base's own logits of these rows, 1 or more."""
+    ours = model.get_output_embeddings()(hidden_states)
+    if transform is not None:
+        ours = transform(ours)
+    return ours.shape == logits.shape and _are_close(ours, logits)
 
 
 def _are_close(ours: torch.Tensor, logits: torch.Tensor) -> bool:

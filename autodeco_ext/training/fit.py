@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from autodeco_ext._lm_head import LogitsTransform
 from autodeco_ext.evaluation.answering import Answer, Answerer
 from autodeco_ext.linear_loss import linear_autodeco_loss
 from autodeco_ext.models.heads import AutoDecoHeads
+from autodeco_ext.models.logits_transform import logits_transform, makes_logits
 from autodeco_ext.reference import philox_uniform
 
 _EASY_TOKEN_STREAM = 3  # of the Philox streams: which uniform numbers decide the easy-token drop
@@ -20,16 +22,18 @@ Progress = Callable[[int], None]
 
 
 class UnsupportedBase(ValueError):
-    """The base changes its logits after the LM head, so hidden states alone do not give them."""
+    """Hidden states alone do not give the base's logits: it changes them after the LM head in a way
+    that is not known."""
 
 
 @dataclass(frozen=True)
 class CachedPositions:
-    """What training needs of every answer token: the hidden state before it, and the token."""
+    """What training needs of every answer token, and what the base does to its LM head's output."""
 
     hidden_states: torch.Tensor  # [positions, hidden], the LM head's input, in the base's dtype
     labels: torch.Tensor  # [positions] int64, the token that followed
     answers: int
+    logits_transform: LogitsTransform | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -50,7 +54,7 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class EpochLoss:
-    """Means over one epoch's positions."""
+    """Means of the losses of one epoch's steps, each weighted by the step's positions."""
 
     loss: float
     temperature_loss: float
@@ -67,11 +71,12 @@ def cache_positions(
 
     Raises:
         ValueError: there is no answer.
-        UnsupportedBase: the base's logits are not just its LM head's output.
+        UnsupportedBase: the base changes its LM head's output in a way that is not known.
     """
     if not answers:
         raise ValueError("autodeco_ext.training: answers must not be empty, got none to train on")
-    lm_head = answerer.model.get_output_embeddings()
+    model = answerer.model
+    lm_head, transform = model.get_output_embeddings(), logits_transform(model)
     hidden_states, labels = [], []
     for start in range(0, len(answers), answerer.rows):
         batch = answers[start : start + answerer.rows]
@@ -90,13 +95,11 @@ def cache_positions(
                 logits_to_keep=longest,
             )
         (hidden,) = captured
-        if start == 0 and not torch.allclose(
-            lm_head(hidden[:1]), outputs.logits[:1], rtol=1e-2, atol=1e-2
-        ):
+        if start == 0 and not makes_logits(model, transform, hidden[:1], outputs.logits[:1]):
             raise UnsupportedBase(
-                f"autodeco_ext.training: the logits of {type(answerer.model).__name__} must be the"
-                " output of its LM head to train on cached hidden states, got logits that are"
-                " changed after it"
+                f"autodeco_ext.training: the logits of {type(model).__name__} must be the output of"
+                " its LM head, plain or with a soft cap or scale that is known, to train on cached"
+                " hidden states, got logits that are changed after it in another way"
             )
         # Padding is on the left, so the last len(ids) positions predict the answer's tokens.
         hidden_states += [hidden[row, -len(ids) :] for row, ids in enumerate(tokens)]
@@ -104,7 +107,9 @@ def cache_positions(
         if progress is not None:
             progress(len(batch))
     flat = torch.tensor([token for ids in labels for token in ids], dtype=torch.int64)
-    return CachedPositions(torch.cat(hidden_states), flat.to(hidden_states[0].device), len(answers))
+    return CachedPositions(
+        torch.cat(hidden_states), flat.to(hidden_states[0].device), len(answers), transform
+    )
 
 
 def fit_heads(
@@ -122,6 +127,11 @@ def fit_heads(
     far larger than the hidden states. Columns of them at or beyond vocab are left out. progress is
     called after every step with its loss. The same settings give the same heads.
     """
+
+    def logits_of(projected: torch.Tensor) -> torch.Tensor:
+        logits, transform = projected[:, :vocab], positions.logits_transform
+        return logits if transform is None else transform(logits)
+
     heads.train()
     parameters = [one for one in heads.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0)
@@ -143,7 +153,7 @@ def fit_heads(
                 lm_head,
                 heads,
                 positions.labels[chosen],
-                logits_transform=lambda logits: logits[:, :vocab],
+                logits_transform=logits_of,
                 drop_uniform=uniform.float(),
             )
             optimizer.zero_grad()
