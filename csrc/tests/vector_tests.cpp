@@ -48,7 +48,7 @@ void exp2_is_as_accurate_as_it_says() {
       worst_rough = std::max(worst_rough, std::abs(rough[lane] / exact - 1.0));
     }
   }
-  // All floats between neighbouring exponents near 0, where weights of ties come from.
+  // Floats near 0, a thousandth apart, where weights of ties come from.
   for (float x = -0x1p-20f; x < 0.0f; x = std::nextafter(x, 1.0f) * 0.999f) {
     worst = std::max(worst, exp2_error_in_ulp(x, exp2_nonpositive(splat(x))[0]));
     worst_product =
