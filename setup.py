@@ -72,6 +72,9 @@ class CMakeBuild(build_ext):
         configure += [f"-D{name}={value}" for name, value in definitions.items()]
         # Without build isolation, cmake and ninja are next to the interpreter, perhaps not on PATH.
         path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+        # One file a core: one or two more, as ninja has it, took 97 seconds in the place of 74.
+        jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
+        environ = {**os.environ, "PATH": path, "CMAKE_BUILD_PARALLEL_LEVEL": jobs}
         build = ["cmake", "--build", build_dir]
         build_dir.mkdir(parents=True, exist_ok=True)
         with open(build_dir / "lock", "w") as lock:
@@ -79,7 +82,7 @@ class CMakeBuild(build_ext):
             fcntl.flock(lock, fcntl.LOCK_EX)
             for command in (configure, build, ["cmake", "--install", build_dir]):
                 arguments = [str(part) for part in command]
-                subprocess.run(arguments, check=True, env={**os.environ, "PATH": path})
+                subprocess.run(arguments, check=True, env=environ)
 
 
 # Without torch nothing can be built: say so before pip resolves and downloads dependencies.
