@@ -43,7 +43,8 @@ TOKEN_STYLE = f"""
   display: flex; flex-wrap: wrap; gap: .4rem 2rem; margin: 1rem 0 .6rem;
   color: var(--soft); font: .875rem/1.5 var(--sans);
 }}
-.legend .row {{ display: flex; flex-wrap: wrap; align-items: center; gap: .5rem; }}
+.legend .row {{ display: flex; flex-wrap: wrap; align-items: center; gap: 0 1rem; }}
+.legend .scale {{ display: inline-flex; align-items: center; gap: .5rem; white-space: nowrap; }}
 .swatches {{ display: inline-flex; }}
 .swatches b {{ width: .4rem; height: 1.1rem; border-bottom: 0 solid var(--cut); }}
 .swatches.lines {{ gap: 4px; }}
@@ -161,10 +162,10 @@ def legend() -> str:
     )
     return (
         '<div class="legend">'
-        '<span class="row">background: temperature&nbsp; 0 '
-        f'<span class="swatches">{swatches}</span> 2</span>'
-        '<span class="row">underline: top-p&nbsp; 1 '
-        f'<span class="swatches lines">{lines}</span> 0</span></div>'
+        '<span class="row">background: temperature <span class="scale">0 '
+        f'<span class="swatches">{swatches}</span> 2</span></span>'
+        '<span class="row">underline: top-p <span class="scale">1 '
+        f'<span class="swatches lines">{lines}</span> 0</span></span></div>'
         '<p class="small">Green to violet: sharper than the model’s own distribution. No colour: T'
         " = 1. Yellow to red: flatter. The thicker the line, the more of the unlikely tokens is cut"
         " off. Point at a token, or tap it, for its numbers."
