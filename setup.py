@@ -73,8 +73,9 @@ class CMakeBuild(build_ext):
         # Without build isolation, cmake and ninja are next to the interpreter, perhaps not on PATH.
         path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
         # One file a core: one or two more, as ninja has it, took 97 seconds in the place of 74.
-        jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
-        environ = {**os.environ, "PATH": path, "CMAKE_BUILD_PARALLEL_LEVEL": jobs}
+        has_affinity = hasattr(os, "sched_getaffinity")
+        cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+        environ = {"CMAKE_BUILD_PARALLEL_LEVEL": str(cores), **os.environ, "PATH": path}
         build = ["cmake", "--build", build_dir]
         build_dir.mkdir(parents=True, exist_ok=True)
         with open(build_dir / "lock", "w") as lock:
