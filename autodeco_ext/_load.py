@@ -36,7 +36,7 @@ def _load_extension() -> ModuleType:
             )
             raise ImportError(
                 f"autodeco_ext: {here} holds the sources without a compiled extension; {advice}"
-            ) from error
+            ) from None  # Python takes the missing file for a circular import
         raise ImportError(
             f"autodeco_ext: the compiled extension does not load with torch {torch.__version__} "
             f"({error}); {REBUILD}"
