@@ -120,6 +120,9 @@ def check_rows(
     dtype: torch.dtype = torch.float64,
 ) -> Rows:
     """Converts the arguments to ``dtype`` and names the first invalid row and why it is one."""
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        got = repr(dtype)
+        raise TypeError(message(op, "dtype", "must be a floating point torch.dtype", got))
     check_logits(op, logits)
     vocab = logits.shape[-1]
     given = {

@@ -139,6 +139,9 @@ def test_base_model_replaces_the_one_in_the_config(saved, tmp_path):
         load(saved)
     with pytest.raises(OSError, match=r"from_base: the base model .* can be reached, got"):
         AutoDecoModelForCausalLM.from_base(str(tmp_path / "base"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OSError, match="from_base: the base model's folder must hold a config"):
+        AutoDecoModelForCausalLM.from_base(tmp_path / "empty")
     loaded = load(saved, base_model=str(moved))
     assert loaded.autodeco_config.base_model_name_or_path == str(moved)
     loaded.save_pretrained(tmp_path / "again")

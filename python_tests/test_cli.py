@@ -127,7 +127,7 @@ def test_info_as_json_holds_the_build_information(capsys: pytest.CaptureFixture[
         (["demo", "--output", ""], "--output: must not be empty, got ''"),
         (["demo", "--cache-dir", ""], "--cache-dir: must not be empty, got ''"),
         (["generate", "--model", "m", "--prompt", "x", "--greedy", "--top-p", "0.9"],
-         "--greedy must stand without --temperature and --top-p"),
+         "--greedy must stand without --temperature and --top-p, got --top-p too"),
         (["generate", "--model", "m", "--prompt", "x", "--trace", "no-such-folder/t.html"],
          "--trace must be in an existing folder, got no-such-folder/t.html"),
         (["init", "no-such-folder", "--output", "o"],

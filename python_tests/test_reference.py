@@ -288,6 +288,8 @@ def test_the_first_bad_row_is_the_one_named() -> None:
     [
         ({"logits": torch.zeros(2, 3).long()}, TypeError, "logits must be a floating point tensor"),
         ({"logits": [0.0]}, TypeError, "logits must be a floating point tensor, got list"),
+        ({"dtype": torch.int64}, TypeError, "dtype must be a floating point torch.dtype"),
+        ({"dtype": "float64"}, TypeError, "dtype must be a floating point torch.dtype"),
         (
             {"logits": torch.tensor(1.0)},
             ValueError,

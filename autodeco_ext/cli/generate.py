@@ -74,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     prompt = _prompt(arguments)
     if arguments.greedy and (arguments.temperature is not None or arguments.top_p is not None):
-        raise UserError("--greedy must stand without --temperature and --top-p, got both")
+        given = "--temperature" if arguments.temperature is not None else "--top-p"
+        raise UserError(f"--greedy must stand without --temperature and --top-p, got {given} too")
     if arguments.trace is not None:
         check_output_file("--trace", arguments.trace)
     check_checkpoint(arguments.model)

@@ -49,6 +49,11 @@ def load_base(name: str | os.PathLike, method: str, **kwargs: Any) -> PreTrained
         )
     try:
         return AutoModelForCausalLM.from_pretrained(name, **kwargs)
+    except ValueError as error:
+        if Path(name).is_dir() and not own_config.is_file():
+            message = f"{owner}: the base model's folder must hold a config.json, got {name}"
+            raise OSError(message) from error
+        raise
     except OSError as error:
         advice = " (base_model= names another one)" if method == "from_pretrained" else ""
         raise OSError(
