@@ -153,6 +153,7 @@ def test_the_same_logits_with_another_temperature_are_judged_anew() -> None:
     assert kept == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_wrong_or_missing_provider_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     providers = {
         cases.OURS: Provider(lambda logits, t, p: logits.argmin(-1)),

@@ -85,6 +85,7 @@ def test_a_duration_has_the_unit_that_keeps_it_short() -> None:
     assert found == ["12.3 us", "999.9 us", "45.68 ms", "5.04 s"]
 
 
+@pytest.mark.slow
 def test_charts_are_written(tmp_path: Path, charts) -> None:
     one, two = small_result(), small_result()
     two["machine"]["threads"] = 2

@@ -111,12 +111,14 @@ def check_batch(logits: Tensor, parameters: dict[str, Tensor]) -> None:
     assert torch.equal(alone, info.tokens[-1:])
 
 
+@pytest.mark.slow
 @settings(max_examples=250, **SETTINGS)
 @given(batch=batches(adversarial.VOCAB_SIZES, rows=4))
 def test_any_filters_on_any_row(backend: str, batch: tuple[Tensor, dict[str, Tensor]]) -> None:
     check_batch(*batch)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, **SETTINGS)
 @given(batch=batches((adversarial.LARGE_VOCAB, 131072), rows=2))
 def test_any_filters_on_a_row_of_a_language_model(

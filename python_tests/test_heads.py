@@ -167,6 +167,7 @@ def test_a_head_that_is_off_predicts_one_and_has_no_weights() -> None:
     assert [value.tolist() for value in neither(hidden, logits)] == [[1.0] * 4] * 2
 
 
+@pytest.mark.slow
 def test_modules_can_be_copied_and_compiled(device) -> None:
     heads = make_heads(device=device)
     hidden, logits = make_input(3, device=device)

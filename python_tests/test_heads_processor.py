@@ -126,6 +126,7 @@ ASSISTED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:autodeco_ext.AutoDecoLogitsProcessor. called before")
 @pytest.mark.parametrize("kwargs", ASSISTED)
 def test_assisted_drawing_gives_the_tokens_of_plain_drawing(base, heads, kwargs):

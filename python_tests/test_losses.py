@@ -84,6 +84,7 @@ def test_a_token_that_ends_exactly_at_top_p_is_before_the_cut(
             assert torch.equal(exclusive.top_p_loss_d_top_p < 0, ends - 1 / vocab > top_p)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_equal_logits_come_in_index_order(backend: str, dtype: torch.dtype) -> None:
     row = torch.tensor([[1.0, 2.0, -0.0, 2.0, 0.0, 1.0, -0.0]], dtype=dtype)
@@ -96,6 +97,7 @@ def test_equal_logits_come_in_index_order(backend: str, dtype: torch.dtype) -> N
         assert_losses_exact(*of_each_label(row, 1.1, 0.6), with_logits=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_top_p_is_exact(backend: str, dtype: torch.dtype) -> None:
     extremes = [0.0, 1e-45, 1e-30, 1e-6, 0.999, 0.999999, 1 - 2**-23, 1 - 2**-24, 1.0]

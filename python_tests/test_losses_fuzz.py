@@ -130,6 +130,7 @@ def check_batches(numbers: Iterable[int], vocab_sizes: tuple[int, ...], rows: in
             raise AssertionError(f"batch {number}: {error}") from error
 
 
+@pytest.mark.slow
 def test_any_parameters_on_any_row(backend: str) -> None:
     check_batches(range(120), VOCAB_SIZES, rows=3)
 
