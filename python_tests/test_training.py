@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from transformers import GraniteConfig, GraniteForCausalLM
-from word_problems import WORDS, made_up_problems, word_model, word_tokenizer
+from word_problems import SIZES, WORDS, made_up_problems, word_model, word_tokenizer
 
 from autodeco_ext import AutoDecoModelForCausalLM
 from autodeco_ext.evaluation.answering import Answer, Answerer
@@ -154,17 +154,7 @@ def test_a_scale_of_the_base_that_is_known_is_trained_with() -> None:
 def granite(divisor: float) -> GraniteForCausalLM:
     """A random base that divides its LM head's output."""
     config = GraniteConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=1,
-        logits_scaling=divisor,
+        vocab_size=len(WORDS), num_hidden_layers=1, logits_scaling=divisor, **SIZES
     )
     base = GraniteForCausalLM(config).eval()
     with torch.no_grad():

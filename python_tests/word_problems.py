@@ -27,20 +27,22 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+# Of a base for word_tokenizer, whatever its architecture.
+SIZES = dict(
+    hidden_size=32,
+    intermediate_size=64,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=512,
+    bos_token_id=None,
+    eos_token_id=1,
+    pad_token_id=1,
+)
+
+
 def word_model(vocab: int = len(WORDS)) -> LlamaForCausalLM:
     """A random Llama whose logits depend on the prefix."""
-    config = LlamaConfig(
-        vocab_size=vocab,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
+    config = LlamaConfig(vocab_size=vocab, num_hidden_layers=2, **SIZES)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = LlamaForCausalLM(config).eval()
